@@ -1,0 +1,246 @@
+"""The command `isogloss`. Heavy libraries load inside the commands, so that help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find where a language model keeps its varieties and its alignment, and change it.",
+)
+run_app = typer.Typer(no_args_is_help=True, help="Run an experiment into a run directory.")
+store_app = typer.Typer(no_args_is_help=True, help="Look at a store of activations.")
+app.add_typer(run_app, name="run")
+app.add_typer(store_app, name="store")
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="organism/NAME, a local Hugging Face folder, or a hub id."),
+]
+CorpusOption = Annotated[
+    str | None, typer.Option(help="CSV, TSV, JSONL or Parquet; the bundled corpus if left out.")
+]
+SitesOption = Annotated[
+    str | None, typer.Option(help="Sites, comma-separated: resid_post, attn_out, a full name.")
+]
+LayersOption = Annotated[
+    str | None, typer.Option(help="Layers, comma-separated, as 0,2,4 or 0-5; all if left out.")
+]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")
+]
+
+
+@run_app.command()
+def compare(
+    model: ModelOption = None,
+    corpus: CorpusOption = None,
+    standard: Annotated[str | None, typer.Option(help="Which variety is the standard.")] = None,
+    sites: SitesOption = None,
+    layers: LayersOption = None,
+    tokens: Annotated[str | None, typer.Option(help="Which token is read: last or mean.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, auto.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random step.")] = None,
+    store: Annotated[str | None, typer.Option(help="Folder of the activations.")] = None,
+    out: Annotated[str | None, typer.Option(help="The run directory itself.")] = None,
+    config: Annotated[str | None, typer.Option(help="Settings in TOML.")] = None,
+    assign: Assignments = None,
+    trust_remote_code: Annotated[
+        bool | None, typer.Option("--trust-remote-code", help="Run code that the model brings.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Last line of output: one JSON object.")
+    ] = False,
+) -> None:
+    """Where varieties and alignment lie in a model, what they share, and what depends on them."""
+    began = time.perf_counter()
+    from experiments.settings import CompareSettings
+
+    options = {
+        "model": model,
+        "corpus": corpus,
+        "standard": standard,
+        "sites": _names(sites),
+        "layers": _numbers(layers),
+        "tokens": tokens,
+        "device": device,
+        "dtype": dtype,
+        "seed": seed,
+        "store": store,
+        "trust_remote_code": trust_remote_code,
+    }
+    settings = CompareSettings.read(config, options=options, assignments=assign or ())
+    from experiments import run_compare
+
+    run = run_compare(settings, out=out, progress=not quiet)
+    if not quiet and not as_json:
+        from experiments.compare.report import summary
+
+        print(summary(run.path))
+    if as_json:
+        record = {
+            "run": str(run.path),
+            "results": str(run.path / "results.parquet"),
+            "seconds": round(time.perf_counter() - began, 2),
+        }
+        print(json.dumps(record))
+
+
+@app.command()
+def capture(
+    model: Annotated[str, typer.Option(help="organism/NAME, a local folder, or a hub id.")],
+    store: Annotated[str, typer.Option(help="Folder of the store.")],
+    corpus: CorpusOption = None,
+    sites: Annotated[str, typer.Option(help="Sites, comma-separated.")] = "resid_post",
+    layers: LayersOption = None,
+    tokens: Annotated[str, typer.Option(help="last, mean or all.")] = "last",
+    device: Annotated[str, typer.Option(help="cpu, cuda, auto.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, auto.")] = "auto",
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet")] = False,
+) -> None:
+    """Keep a model's activations on a corpus in a store on disk; a killed capture goes on."""
+    from corpora import read_corpus
+
+    if corpus:
+        texts = read_corpus(corpus)
+    else:
+        import organisms
+
+        texts = organisms.bundled_corpus()
+    from activations import capture as keep
+    from activations import open_model
+
+    opened = open_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    kept = keep(
+        opened,
+        texts,
+        sites=_names(sites) or ["resid_post"],
+        layers=_numbers(layers),
+        tokens=tokens,
+        store=store,
+        progress=not quiet,
+    )
+    print(f"{len(kept.rows)} rows at {len(kept.sites)} sites in {store}")
+
+
+@store_app.command("info")
+def store_info(path: str) -> None:
+    """What a store holds."""
+    from activations import ActivationStore
+
+    opened = ActivationStore.open(path)
+    print(json.dumps(opened.manifest, indent=2, default=str))
+    print(f"{len(opened.rows)} rows, {len(opened.sites)} sites")
+
+
+@store_app.command("verify")
+def store_verify(path: str) -> None:
+    """Check every shard against its digest."""
+    from activations import ActivationStore
+
+    ActivationStore.open(path).verify()
+    print(f"{path}: every shard is whole")
+
+
+@app.command()
+def models() -> None:
+    """The embedded models, with what their cards state."""
+    import organisms
+
+    for name in organisms.NAMES:
+        card = organisms.card(name)
+        print(f"organism/{name}  {card.get('summary', '')}".rstrip())
+
+
+@app.command()
+def runs(root: Annotated[str, typer.Option(help="Folder of runs.")] = "runs") -> None:
+    """The run directories here."""
+    found = sorted(Path(root).rglob("config.toml"))
+    if not found:
+        print(f"No run under {root}; `isogloss run compare` makes one.")
+    for config in found:
+        state = "done" if (config.parent / "report.md").exists() else "unfinished"
+        print(f"{config.parent}  {state}")
+
+
+@app.command()
+def explore(
+    target: Annotated[str, typer.Argument(help="A run directory, or a folder of them.")] = "runs",
+    port: Annotated[int | None, typer.Option(help="Port; Streamlit's default if left out.")] = None,
+) -> None:
+    """Open the explorer on a run, in the browser, on this machine only."""
+    from apps.launch import explore as launch
+
+    raise typer.Exit(launch(target, port=port))
+
+
+def _names(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    """`0,2,4-6` as numbers."""
+    if not text:
+        return None
+    from experiments.settings import ConfigError
+
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ConfigError(f"--layers takes numbers and ranges as 0,2,4-6, not {text!r}.")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+def _quiet_libraries() -> None:
+    """Libraries' own chatter hides ours; set before they load."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def main() -> None:
+    """Entry point: exit 0 done, 2 bad input with one sentence, 1 our fault."""
+    _quiet_libraries()
+    try:
+        app()
+    except Exception as error:
+        if _is_users(error):
+            print(f"isogloss: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        raise
+
+
+def _is_users(error: BaseException) -> bool:
+    """Errors that the rooms raise for bad input; whichever room is not loaded raised none."""
+    known = {
+        "corpora": ("CorpusError",),
+        "activations": ("ModelError", "SiteError", "StoreError", "CaptureError"),
+        "geometry": ("GeometryError",),
+        "probes": ("ProbeError",),
+        "interventions": ("EditError",),
+        "experiments.settings": ("ConfigError",),
+    }
+    for module, names in known.items():
+        loaded: Any = sys.modules.get(module)
+        if loaded and any(isinstance(error, getattr(loaded, name)) for name in names):
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The open model, the captured states and the sites that the stages of `compare` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from activations import ActivationStore, Model, capture, layer_of, open_model
+from experiments.compare.inputs import Inputs, Rows
+from experiments.settings import CompareSettings, ConfigError
+
+
+@dataclass
+class Bench:
+    """One model on one corpus. `states` are float64 `[rows, d]`, kept for the site read last."""
+
+    settings: CompareSettings
+    inputs: Inputs
+    model: Model
+    sites: list[str]
+    store: ActivationStore
+    answers: dict[int, bool] = field(default_factory=dict)
+    _cached: tuple[str, np.ndarray] | None = None
+
+    def states(self, site: str) -> Float[np.ndarray, "rows d"]:
+        if self._cached is None or self._cached[0] != site:
+            self._cached = (site, np.asarray(self.store[site], dtype=np.float64))
+        return self._cached[1]
+
+    @property
+    def block_sites(self) -> list[str]:
+        """The sites inside blocks: all but the embedding."""
+        return [s for s in self.sites if s != self.model.embedding_site]
+
+
+def choose_sites(model: Model, settings: CompareSettings) -> list[str]:
+    """The sites asked for; for the residual stream the embedding comes first."""
+    sites = model.resolve_sites(settings.sites, layers=settings.layers or None)
+    if any(s.endswith("hook_resid_post") for s in sites) and model.embedding_site not in sites:
+        sites = [model.embedding_site, *sites]
+    return sorted(sites, key=lambda s: (layer_of(s), s.endswith("post"), s))
+
+
+def open_checked(settings: CompareSettings) -> Model:
+    """Open the model and check that the sites asked for are residual-sized and exist."""
+    model = open_model(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    choose_sites(model, settings)
+    return model
+
+
+def set_up(settings: CompareSettings, inputs: Inputs, model: Model, *, progress: bool) -> Bench:
+    """Capture the states, or reuse the store that holds them already."""
+    sites = choose_sites(model, settings)
+    store = capture(
+        model,
+        inputs.corpus,
+        sites=sites,
+        tokens=settings.tokens,
+        store=store_path(settings, inputs, model, sites),
+        progress=progress,
+    )
+    for site in sites:
+        if len(store[site].shape) != 2:
+            raise ConfigError(
+                f"Site {site} has no single vector a token; choose one like resid_post."
+            )
+    return Bench(settings, inputs, model, sites, store)
+
+
+def store_path(settings: CompareSettings, inputs: Inputs, model: Model, sites: list[str]) -> Path:
+    """Where this capture lives, so that any run of the same model, texts and sites reuses it."""
+    if settings.store:
+        return Path(settings.store)
+    import hashlib
+
+    key = "\n".join([model.digest, inputs.corpus.digest, settings.tokens, str(model.dtype), *sites])
+    name = settings.model.rstrip("/").split("/")[-1]
+    return Path("runs") / "stores" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
+
+
+def rows_of(bench: Bench, variety: str) -> Rows:
+    """Rows of one variety among those for variety questions."""
+    rows = bench.inputs.variety_rows
+    return rows[bench.inputs.corpus.frame["variety"].to_numpy()[rows] == variety]

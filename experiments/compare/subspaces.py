@@ -1,0 +1,237 @@
+"""Each variety's subspace at each site, and how much every two of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from evidence import Estimate, spearman_permutation
+from experiments.compare.bench import Bench
+from experiments.results import row
+from geometry import (
+    Subspace,
+    covariance_overlap_sample,
+    haar_overlap_sample,
+    paired_differences,
+    principal_angles,
+)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Parallel rows: `rows[v][g]` is the row of variety v in the g-th group that all share."""
+
+    groups: tuple[str, ...]
+    rows: dict[str, np.ndarray]
+
+
+def pair_up(bench: Bench, varieties: tuple[str, ...] | None = None) -> Pairing:
+    """The groups that hold the standard and each of `varieties` (all dialects, if not said)."""
+    wanted = (bench.inputs.standard, *(varieties or bench.inputs.dialects))
+    rows = bench.inputs.variety_rows
+    frame = bench.inputs.corpus.frame.iloc[rows][["variety", "group"]].assign(row=rows)
+    table = frame.pivot_table(index="group", columns="variety", values="row", aggfunc="first")
+    whole = table[list(wanted)].dropna().astype(int)
+    return Pairing(tuple(whole.index), {v: whole[v].to_numpy() for v in wanted})
+
+
+def variety_subspace(
+    bench: Bench, site: str, variety: str, *, train_only: bool = False
+) -> Subspace:
+    """Top-k of the differences between a variety's states and the standard's, meaning for meaning."""
+    pairing = pair_up(bench, (variety,))
+    own, other = pairing.rows[variety], pairing.rows[bench.inputs.standard]
+    if train_only:
+        kept = bench.inputs.train[own]
+        own, other = own[kept], other[kept]
+    x = bench.states(site)
+    return paired_differences(x[own], x[other], k=_rank(bench, len(own)), site=site)
+
+
+def compare_subspaces(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Rows of overlap and angle for every two varieties at every site, beside their nulls."""
+    if not bench.inputs.corpus.has_varieties:
+        return
+    pairing = pair_up(bench)
+    if len(pairing.groups) < 4:
+        return
+    for site in bench.sites:
+        yield from _at_site(bench, pairing, site)
+
+
+def _rank(bench: Bench, n_groups: int) -> int:
+    """k, or what few groups allow."""
+    return max(1, min(bench.settings.k, bench.model.d_model, n_groups // 2))
+
+
+def _at_site(bench: Bench, pairing: Pairing, site: str) -> Iterator[dict[str, Any]]:
+    from activations import layer_of
+
+    settings = bench.settings
+    x = bench.states(site)
+    standard = x[pairing.rows[bench.inputs.standard]]
+    differences = {v: x[pairing.rows[v]] - standard for v in bench.inputs.dialects}
+    if any(np.linalg.matrix_rank(d) == 0 for d in differences.values()):
+        return  # by design at the embedding of a neutral token: nothing differs, so no subspace
+    k = _rank(bench, len(pairing.groups))
+    where = {"site": site, "layer": layer_of(site)}
+    shared = _split_half_overlaps(differences, k, settings.split_draws, settings.seed)
+    spread = _bootstrap(differences, k, settings.bootstrap_draws, settings.seed)
+    n = len(pairing.groups)
+    for pair, value in shared.items():
+        low, high = np.quantile(spread[pair] - np.mean(spread[pair]), [0.025, 0.975]) + value
+        estimate = Estimate(value, max(low, 0.0), min(high, 1.0), n=n, seed=settings.seed)
+        control = "split_half" if pair[0] == pair[1] else ""
+        yield row(
+            "subspace_overlap",
+            estimate,
+            variety=pair[0],
+            reference=pair[1],
+            control=control,
+            unit="mean squared cosine",
+            **where,
+        )
+    yield from _angles(differences, k, where, n)
+    yield from _nulls(bench, np.concatenate(list(differences.values())), k, where)
+    yield from _against_plan(bench, shared, where)
+
+
+def _bases(differences: dict[str, np.ndarray], groups: np.ndarray, k: int) -> np.ndarray:
+    """Bases `[varieties, d, k]` from the given groups only."""
+    stacked = np.stack([d[groups] for d in differences.values()])
+    return np.linalg.svd(stacked, full_matrices=False)[2][:, :k].transpose(0, 2, 1)
+
+
+def _half_overlaps(
+    differences: dict[str, np.ndarray], first: np.ndarray, second: np.ndarray, k: int
+) -> Float[np.ndarray, "varieties varieties"]:
+    """Overlaps with each member of a pair from its own half of the groups.
+
+    Two varieties' differences share the standard's states, so that on the same groups even pure
+    noise overlaps; disjoint halves do not.
+    """
+    one, two = _bases(differences, first, k), _bases(differences, second, k)
+    squared = np.einsum("adk,bdl->abkl", one, two) ** 2
+    between = squared.sum(axis=(2, 3)) / k
+    return (between + between.T) / 2
+
+
+def _named(values: np.ndarray, names: list[str]) -> dict[tuple[str, str], float]:
+    return {
+        (names[i], names[j]): float(values[i, j])
+        for i in range(len(names))
+        for j in range(i, len(names))
+    }
+
+
+def _split_half_overlaps(
+    differences: dict[str, np.ndarray], k: int, draws: int, seed: int
+) -> dict[tuple[str, str], float]:
+    """Mean over random halves; a variety with itself is the reliability of its estimate."""
+    rng = np.random.default_rng([seed, 1])
+    n = len(next(iter(differences.values())))
+    total = np.zeros((len(differences),) * 2)
+    for _ in range(draws):
+        order = rng.permutation(n)
+        total += _half_overlaps(differences, order[: n // 2], order[n // 2 :], k)
+    return _named(total / draws, list(differences))
+
+
+def _bootstrap(
+    differences: dict[str, np.ndarray], k: int, draws: int, seed: int
+) -> dict[tuple[str, str], np.ndarray]:
+    """Overlaps of resampled groups: split first, resample inside each half, so no group leaks."""
+    rng = np.random.default_rng([seed, 2])
+    n = len(next(iter(differences.values())))
+    drawn = []
+    for _ in range(draws):
+        first, second = np.array_split(rng.permutation(n), 2)
+        drawn.append(
+            _half_overlaps(
+                differences, rng.choice(first, len(first)), rng.choice(second, len(second)), k
+            )
+        )
+    stacked, names = np.stack(drawn), list(differences)
+    return {
+        (names[i], names[j]): stacked[:, i, j]
+        for i in range(len(names))
+        for j in range(i, len(names))
+    }
+
+
+def _angles(
+    differences: dict[str, np.ndarray], k: int, where: dict[str, Any], n: int
+) -> Iterator[dict[str, Any]]:
+    """Principal angles in degrees, smallest first, `position` counting them."""
+    order = np.arange(n)
+    one, two = _bases(differences, order[::2], k), _bases(differences, order[1::2], k)
+    names = list(differences)
+    for i, j in combinations(range(len(names)), 2):
+        for rank, angle in enumerate(np.degrees(principal_angles(one[i], two[j]))):
+            yield row(
+                "principal_angle",
+                angle,
+                variety=names[i],
+                reference=names[j],
+                position=rank,
+                unit="degrees",
+                n=n,
+                **where,
+            )
+
+
+def _nulls(
+    bench: Bench, differences: np.ndarray, k: int, where: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """What two subspaces share by chance: any two, and any two drawn from the data's own spread."""
+    draws, seed, d = bench.settings.null_draws, bench.settings.seed, differences.shape[1]
+    samples = {
+        "random_subspace": haar_overlap_sample(d, k, k, draws=draws, seed=seed),
+        "covariance_null": covariance_overlap_sample(
+            differences.T @ differences / len(differences), k, k, draws=draws, seed=seed
+        ),
+    }
+    for control, sample in samples.items():
+        low, high = np.quantile(sample, [0.025, 0.975])
+        estimate = Estimate(float(np.mean(sample)), float(low), float(high), n=draws, seed=seed)
+        yield row(
+            "subspace_overlap", estimate, control=control, unit="mean squared cosine", **where
+        )
+
+
+def _against_plan(
+    bench: Bench, shared: dict[tuple[str, str], float], where: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Rank correlation with what the grammar planted, and what of it goes beyond the words."""
+    truth, names = bench.inputs.truth, bench.inputs.dialects
+    if truth is None or len(names) < 5:
+        return
+    found = np.array([[shared.get((a, b), shared.get((b, a), 1.0)) for b in names] for a in names])
+    plans = {
+        "planted_similarity": (truth.similarity, None),
+        "planted_word_similarity": (truth.word_similarity, None),
+        "planted_structure_similarity": (truth.structure_similarity, None),
+        "planted_structure_given_words": (truth.structure_similarity, truth.word_similarity),
+    }
+    for reference, (plan, held) in plans.items():
+        wanted = plan.loc[list(names), list(names)].to_numpy(dtype=float)
+        control = None if held is None else held.loc[list(names), list(names)].to_numpy(dtype=float)
+        estimate = spearman_permutation(
+            found,
+            wanted,
+            control=control,
+            draws=bench.settings.null_draws,
+            seed=bench.settings.seed,
+        )
+        yield row(
+            "overlap_plan_correlation",
+            estimate,
+            reference=reference,
+            unit="Spearman rho",
+            **where,
+        )
