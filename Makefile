@@ -1,0 +1,56 @@
+# make demo: the main job on the embedded models. make test: the whole suite. Both from nothing.
+PYTHON ?= python3
+DEMO ?= runs/demo
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv demo test lint types contracts check format clean
+
+help:
+	@echo "make demo     install, then compare varieties on organism/base and organism/aligned"
+	@echo "make test     install, then run the whole test suite"
+	@echo "make check    lint, types and import contracts"
+	@echo "make format   let ruff rewrite what it can"
+	@echo "make clean    remove the environment, the demo's runs and the caches"
+
+.venv: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Isogloss needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (once; about a minute or two)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/isogloss run compare --model organism/base --out $(DEMO)/base
+	@$(BIN)/isogloss run compare --model organism/aligned --out $(DEMO)/aligned
+	@echo
+	@echo "Reports:   $(DEMO)/base/report.md"
+	@echo "           $(DEMO)/aligned/report.md"
+	@echo "Figures:   $(DEMO)/aligned/figures"
+	@echo "Explorer:  $(BIN)/isogloss explore $(DEMO)/aligned"
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY)
+	@$(BIN)/basedpyright --warnings
+
+contracts: $(READY)
+	@$(BIN)/lint-imports --no-cache
+
+check: lint types contracts
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .hypothesis
