@@ -1,4 +1,4 @@
-"""The command `isogloss`. Heavy libraries load inside the commands, so that help answers at once."""
+"""The command `isogloss`. Heavy libraries load inside the commands, so help answers at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tidy table that every run ends in: one row per measurement, in columns that others rely on."""
+"""The tidy table that every run ends in: one row per measurement, in fixed columns."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ DEFAULTS: dict[str, Any] = {
     "unit": "",
     "seed": -1,
 }
-_TYPES = {"layer": "int64", "position": "int64", "n": "int64", "seed": "int64"} | {
-    name: "float64" for name in ("value", "low", "high", "level", "p")
+_TYPES = {
+    **dict.fromkeys(("layer", "position", "n", "seed"), "int64"),
+    **dict.fromkeys(("value", "low", "high", "level", "p"), "float64"),
 }
 
 

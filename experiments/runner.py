@@ -17,9 +17,19 @@ import pandas as pd
 from experiments.results import as_frame, write_frame
 from experiments.settings import ConfigError, Settings
 
-_PACKAGES = (
-    "isogloss torch transformers transformer-lens nnsight scikit-learn jax einops numpy scipy pandas"
-).split()
+_PACKAGES = [
+    "isogloss",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "nnsight",
+    "scikit-learn",
+    "jax",
+    "einops",
+    "numpy",
+    "scipy",
+    "pandas",
+]
 
 
 class Run:

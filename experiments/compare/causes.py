@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -110,7 +109,7 @@ def _refusal_rows(
 
 
 def _best_adding_site(bench: Bench, found: dict[str, Subspace]) -> str:
-    """The block where adding the direction makes most train requests refused; never the test ones."""
+    """The block where adding the direction makes most *train* requests refused."""
     _, harmless = request_rows(bench, train=True)
     rows = harmless[: max(8, len(harmless) // 4)]
     rates = {}

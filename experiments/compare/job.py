@@ -1,4 +1,4 @@
-"""The main job from texts to a causal statement, stage by stage, each kept as soon as it is done."""
+"""The main job, from texts to a causal statement; each stage is kept as soon as it is done."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def pair_up(bench: Bench, varieties: tuple[str, ...] | None = None) -> Pairing:
 def variety_subspace(
     bench: Bench, site: str, variety: str, *, train_only: bool = False
 ) -> Subspace:
-    """Top-k of the differences between a variety's states and the standard's, meaning for meaning."""
+    """Top-k of the differences between a variety's states and the standard's, pair by pair."""
     pairing = pair_up(bench, (variety,))
     own, other = pairing.rows[variety], pairing.rows[bench.inputs.standard]
     if train_only:

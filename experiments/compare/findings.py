@@ -1,0 +1,251 @@
+"""Sentences that the results bear out, each with its figure, its interval and its control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+
+def sentences(results: pd.DataFrame, standard: str) -> list[str]:
+    """What was found, most general first."""
+    found = [
+        *_probe(results, "variety"),
+        *_probe(results, "behaviour"),
+        *_overlap(results),
+        *_directions(results),
+        *_ablation(results, standard),
+        *_refusal(results),
+        *_patching(results, standard),
+    ]
+    return found or ["Nothing could be measured on this corpus."]
+
+
+def caveats(results: pd.DataFrame) -> list[str]:
+    """What these results do not show."""
+    said = [
+        "A probe shows what can be read from a state, not what the model uses; only the changes "
+        "to the running model speak of causes."
+    ]
+    groups = results.loc[results["n"] > 0, "n"]
+    if len(groups) and groups.min() < 20:
+        said.append(
+            f"Some figures rest on {groups.min()} groups; with fewer than 20, intervals are "
+            "approximate and often too narrow."
+        )
+    if "direction_cosine" in set(results["measure"]):
+        said.append(
+            "Refused and answered requests are largely the harmful and the harmless ones, so "
+            "their two directions come close to each other by construction."
+        )
+    if _plain(results, "recovered_fraction").shape[0]:
+        said.append(
+            "A recovered fraction below zero means that the patch moved the run away from the "
+            "standard's; the shortest sentence pairs were patched."
+        )
+    return said
+
+
+def best_site(results: pd.DataFrame, measure: str) -> str | None:
+    """The site where the measure itself is highest."""
+    frame = _plain(results, measure)
+    return None if frame.empty else str(frame.loc[frame["value"].idxmax(), "site"])
+
+
+def pairs_of_varieties(results: pd.DataFrame) -> bool:
+    """Whether any two different varieties' subspaces were compared."""
+    return not _plain(results, "subspace_overlap").empty
+
+
+def _plain(results: pd.DataFrame, measure: str) -> pd.DataFrame:
+    return results[(results["measure"] == measure) & (results["control"] == "")]
+
+
+def _control(results: pd.DataFrame, measure: str, control: str) -> pd.DataFrame:
+    return results[(results["measure"] == measure) & (results["control"] == control)]
+
+
+def _figure(row: pd.Series) -> str:
+    if np.isnan(row["low"]):
+        return f"{row['value']:.2f}"
+    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def _probe(results: pd.DataFrame, kind: str) -> Iterator[str]:
+    measure = f"{kind}_probe_accuracy"
+    frame = _plain(results, measure)
+    if frame.empty:
+        return
+    best = frame.loc[frame["value"].idxmax()]
+    chance = _control(results, measure, "chance")["value"].iloc[0]
+    control = _control(results, measure, "control_task").set_index("site")
+    there = control.loc[best["site"]]
+    sentence = (
+        f"{kind.capitalize()} can be read best at `{best['site']}`: balanced accuracy "
+        f"{_figure(best)} over {best['n']} groups, where chance is {chance:.2f} and the control "
+        f"task reaches {_figure(there)}"
+    )
+    if not np.isnan(best["p"]):
+        sentence += f" (p = {best['p']:.3g}, corrected over layers)"
+    yield sentence + "."
+    ceiling = _control(results, measure, "bayes_ceiling")
+    if len(ceiling):
+        yield (
+            f"The grammar allows {ceiling['value'].iloc[0]:.2f} at most; the best layer reaches "
+            f"{best['value'] / ceiling['value'].iloc[0]:.0%} of it."
+        )
+    yield _beside_text(results, measure, best, kind)
+    first = frame.iloc[0]
+    if first["site"].startswith("blocks.0.hook_resid_pre"):
+        yield (
+            f"At the embedding, before any context, {kind} is read with {_figure(first)} "
+            f"(chance {chance:.2f})."
+        )
+
+
+def _beside_text(results: pd.DataFrame, measure: str, best: pd.Series, kind: str) -> str:
+    text = _control(results, measure, "text_ngrams").iloc[0]
+    said = f"Character n-grams of the text alone give {_figure(text)} for {kind}: "
+    if text["low"] > best["value"]:
+        return said + "more than any layer, so the text suffices and the probe adds nothing to it."
+    if text["value"] >= best["low"]:
+        return said + "about as much as the best layer, so the text alone may explain the probe."
+    return said + "less than the best layer."
+
+
+def _overlap(results: pd.DataFrame) -> Iterator[str]:
+    frame = _plain(results, "subspace_overlap")
+    if frame.empty:
+        return
+    site = best_site(results, "variety_probe_accuracy")
+    here = frame[frame["site"] == site] if site in set(frame["site"]) else frame
+    site = str(here["site"].iloc[0])
+    most, least = here.loc[here["value"].idxmax()], here.loc[here["value"].idxmin()]
+    null = _control(results, "subspace_overlap", "covariance_null").set_index("site").loc[site]
+    plain = _control(results, "subspace_overlap", "random_subspace").set_index("site").loc[site]
+    yield (
+        f"At `{site}`, {most['variety']} and {most['reference']} share most of their subspaces "
+        f"({_figure(most)}), {least['variety']} and {least['reference']} least "
+        f"({_figure(least)}); random subspaces share {plain['value']:.2f} (up to "
+        f"{plain['high']:.2f}), subspaces drawn from the data's own spread {null['value']:.2f} "
+        f"(up to {null['high']:.2f})."
+    )
+    above = int((here["low"] > null["high"]).sum())
+    yield f"Of {len(here)} pairs there, {above} lie wholly above the stricter of the two nulls."
+    plan = _plain(results, "overlap_plan_correlation")
+    plan = plan[plan["site"] == site].set_index("reference")
+    for reference, words in (
+        ("planted_similarity", "the similarity planted by the grammar"),
+        ("planted_structure_given_words", "planted structure when planted words are held fixed"),
+    ):
+        if reference in plan.index:
+            r = plan.loc[reference]
+            yield (
+                f"Overlap follows {words}: Spearman {_figure(r)}, permutation p = {r['p']:.3g} "
+                f"({'above' if r['p'] < 0.05 else 'not above'} its null)."
+            )
+
+
+def _directions(results: pd.DataFrame) -> Iterator[str]:
+    frame = _plain(results, "direction_cosine")
+    if len(frame):
+        last = frame.iloc[-1]
+        yield (
+            f"The refusal direction (refused minus answered) and the harmful direction (harmful "
+            f"minus harmless) have cosine {_figure(last)} at `{last['site']}`."
+        )
+    elif len(_plain(results, "refusal_rate")):
+        yield (
+            "The model refused, or answered, too few requests for a refusal direction of its own; "
+            "the harmful direction (harmful minus harmless) stands in for it below."
+        )
+    frame = _plain(results, "direction_subspace_cosine")
+    if len(frame):
+        site = frame["site"].iloc[-1]
+        here = frame[frame["site"] == site]
+        most = here.loc[here["value"].idxmax()]
+        null = _control(results, "direction_subspace_cosine", "covariance_null")
+        null = null.set_index("site").loc[site]
+        yield (
+            f"Of the varieties' subspaces, that of {most['variety']} lies nearest to the harmful "
+            f"direction at `{site}`: cosine {_figure(most)}, where the data's own spread gives "
+            f"{null['value']:.2f} (up to {null['high']:.2f})."
+        )
+
+
+def _ablation(results: pd.DataFrame, standard: str) -> Iterator[str]:
+    frame = _plain(results, "loss_change")
+    if frame.empty:
+        return
+    own = frame[frame["edit"] == "ablate(variety:" + frame["variety"] + ")"]
+    other = frame[
+        (frame["edit"] != "ablate(variety:" + frame["variety"] + ")")
+        & (frame["variety"] != standard)
+    ]
+    cost = frame[frame["variety"] == standard]
+    chance = _control(results, "loss_change", "random_subspace")
+    worst = own.loc[own["value"].idxmax()]
+    sentence = (
+        "Taking a variety's subspace out of every block changes the loss on that variety by "
+        f"{own['value'].mean():+.3f} nats a token on average (most for {worst['variety']}, "
+        f"{worst['value']:+.3f} [{worst['low']:+.3f}, {worst['high']:+.3f}])"
+    )
+    if len(other):
+        sentence += f", on the other varieties by {other['value'].mean():+.3f}"
+    yield (
+        f"{sentence}, on {standard} by {cost['value'].mean():+.3f}; random subspaces of the same "
+        f"size change it by {chance['value'].mean():+.3f}."
+    )
+
+
+def _refusal(results: pd.DataFrame) -> Iterator[str]:
+    frame = results[results["measure"] == "refusal_rate"]
+    if frame.empty:
+        return
+    table = frame.set_index(["edit", "control", "behaviour"])
+
+    def rate(edit: str, control: str, behaviour: str) -> str:
+        return _figure(table.loc[(edit, control, behaviour)])
+
+    yield (
+        f"On held-out requests the model refuses {rate('', '', 'harmful')} of the harmful and "
+        f"{rate('', '', 'harmless')} of the harmless ones."
+    )
+    if table.loc[("", "", "harmful"), "value"] < 0.05:
+        yield "It hardly refuses at all, so taking the direction out has nothing to show here."
+    else:
+        zero = rate("ablate_to_zero(refusal)", "", "harmful")
+        yield (
+            "With the refusal direction set to its harmless mean in every block it refuses "
+            f"{rate('ablate(refusal)', '', 'harmful')} of the harmful ones (set to zero instead: "
+            f"{zero}); with random directions "
+            f"{rate('ablate(refusal)', 'random_subspace', 'harmful')}."
+        )
+    added = table.loc[("add(refusal)", "", "harmless")]
+    yield (
+        f"Adding the direction at `{added['site']}` makes it refuse {_figure(added)} of the "
+        f"harmless ones; a random direction of the same length "
+        f"{rate('add(refusal)', 'random_subspace', 'harmless')}."
+    )
+
+
+def _patching(results: pd.DataFrame, standard: str) -> Iterator[str]:
+    frame = _plain(results, "recovered_fraction")
+    if frame.empty:
+        return
+    mean = frame.groupby(["site", "layer", "position"], as_index=False)["value"].mean()
+    best = mean[mean["position"] > 0]
+    best = (mean if best.empty else best).nlargest(1, "value").iloc[0]
+    last = mean[mean["position"] == 0].sort_values("layer")
+    half = last[last["value"] >= 0.5]
+    yield (
+        f"Patching {standard} states into dialect runs, the earlier position that matters most is "
+        f"{int(best['position'])} tokens before the end at `{best['site']}`: it closes "
+        f"{best['value']:.0%} of the gap between the two runs' next-token distributions."
+    )
+    if len(half):
+        yield (
+            f"At the last token itself half of the gap is closed from `{half.iloc[0]['site']}` on: "
+            "by then what tells the varieties apart has arrived there."
+        )
