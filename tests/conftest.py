@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-# Before torch or numpy load: two busy thread pools on few cores cost more than they compute.
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before numpy or torch is loaded: two busy thread pools on few cores cost more than they compute.
 for _name, _value in (
     ("OMP_NUM_THREADS", "1"),
     ("GOMP_SPINCOUNT", "0"),
@@ -13,11 +17,6 @@ for _name, _value in (
     ("HF_HUB_OFFLINE", "1"),
 ):
     os.environ.setdefault(_name, _value)
-
-from pathlib import Path
-
-import pytest
-from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "isogloss",

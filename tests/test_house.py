@@ -85,7 +85,7 @@ def test_a_loaded_framework_would_be_seen() -> None:
     assert "torch" in frameworks_loaded_by("import torch")
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [room for room in ROOMS if room != "apps"])
 def test_every_public_name_of_a_room_can_be_had(room: str) -> None:
     module = importlib.import_module(room)
     names = module.__all__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from tests.test_house import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

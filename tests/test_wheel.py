@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
+
 from tests.test_house import ROOMS, ROOT, tracked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from the tracked files alone, so that nothing strays in from the working tree."""
+    """A wheel built from the tracked files alone, so that nothing untracked strays in."""
     tree = tmp_path_factory.mktemp("tree")
     for path in tracked():
         copy = tree / path.relative_to(ROOT)
