@@ -1,0 +1,24 @@
+"""Charts of a results frame: pure functions from rows to a picture, alike for reports and pages."""
+
+from __future__ import annotations
+
+from experiments.figures.causes import chart_ablation_loss, chart_patching_map, chart_refusal
+from experiments.figures.directions import chart_direction_cosine
+from experiments.figures.look import Figure, Theme, depths, save_chart, variety_colours
+from experiments.figures.probing import chart_probe_curve
+from experiments.figures.subspaces import chart_overlap_by_layer, chart_overlap_matrix
+
+__all__ = [
+    "chart_probe_curve",
+    "chart_overlap_matrix",
+    "chart_overlap_by_layer",
+    "chart_direction_cosine",
+    "chart_ablation_loss",
+    "chart_refusal",
+    "chart_patching_map",
+    "save_chart",
+    "depths",
+    "variety_colours",
+    "Figure",
+    "Theme",
+]

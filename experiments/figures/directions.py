@@ -1,0 +1,136 @@
+"""How near the harmful direction lies to refusal and to each variety, by depth."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from experiments.figures.look import (
+    Figure,
+    Theme,
+    control,
+    depth_axis,
+    depth_width,
+    empty_chart,
+    figure,
+    finish,
+    palette,
+    plain,
+    title,
+    variety_colours,
+    with_depth,
+    with_text,
+)
+
+_PANELS = {
+    "direction_cosine": "cosine",
+    "direction_subspace_cosine": "cosine with the nearest vector of the subspace",
+}
+_NULLS = {"covariance_null": "the data's own covariance", "random_subspace": "uniformly random"}
+
+
+def chart_direction_cosine(
+    frame: pd.DataFrame, theme: Theme = "light", *, at: str | None = None
+) -> Figure:
+    """Cosines between directions, and between a direction and each variety, with null bands."""
+    shown = [m for m in _PANELS if len(plain(frame, m))]
+    if not shown:
+        return empty_chart(
+            "This run found no direction to compare: that takes harmful and harmless requests.",
+            theme,
+        )
+    panels = [_panel(frame, measure, theme, at) for measure in shown]
+    if len(panels) == 1:
+        return finish(panels[0], theme)
+    return finish(alt.vconcat(*panels, spacing=28).resolve_scale(color="independent"), theme)
+
+
+def _panel(frame: pd.DataFrame, measure: str, theme: Theme, at: str | None) -> Figure:
+    p, everything = palette(theme), frame[frame["measure"] == measure]
+    rows, labels = with_depth(with_text(plain(frame, measure)), everything)
+    rows = rows.assign(line=_names(rows, measure))
+    signed = measure == "direction_cosine"
+    x, y_title = depth_axis(labels), _PANELS[measure]
+    y_scale = alt.Scale(domain=[-1, 1] if signed else [0, 1])
+    layers: list[alt.Chart] = []
+    for name, opacity in (("covariance_null", 0.22), ("random_subspace", 0.4)):
+        null, _ = with_depth(with_text(control(frame, measure, name)), everything)
+        if len(null):
+            null = null.assign(floor=-null["high"] if signed else null["low"], null=_NULLS[name])
+            band = (
+                alt.Chart(null)
+                .mark_area(color=p.null, opacity=opacity)
+                .encode(
+                    x=x,
+                    y=alt.Y("floor:Q", title=y_title, scale=y_scale),
+                    y2="high:Q",
+                    tooltip=["null", "depth", alt.Tooltip("said", title="absolute cosine")],
+                )
+            )
+            layers.append(band)
+    if at in labels:
+        mark = alt.Chart(pd.DataFrame({"depth": [at]}))
+        layers.append(mark.mark_rule(color=p.harmless, strokeWidth=8, opacity=0.25).encode(x=x))
+    names, colours, dashes, shapes = _looks(frame, rows, measure, p.ink)
+    base = alt.Chart(rows).encode(
+        x=x,
+        y=alt.Y("value:Q", title=y_title, scale=y_scale),
+        color=alt.Color("line:N", title=None, scale=alt.Scale(domain=names, range=colours)),
+        tooltip=["line", "depth", alt.Tooltip("said", title="cosine"), "n"],
+    )
+    dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(domain=names, range=dashes))
+    shape = alt.Shape("line:N", title=None, scale=alt.Scale(domain=names, range=shapes))
+    if signed:
+        layers.append(
+            base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q")
+        )
+    else:
+        layers.append(base.mark_rule(strokeWidth=1, opacity=0.55).encode(y="low:Q", y2="high:Q"))
+    layers.append(base.mark_line(strokeWidth=2.2).encode(strokeDash=dash))
+    layers.append(base.mark_point(size=45, filled=True, opacity=1).encode(shape=shape))
+    width = depth_width(labels)
+    told, below = _told(rows, measure)
+    return alt.layer(*layers).properties(
+        width=width, height=240, title=title(told, below, width=width), description=told
+    )
+
+
+def _names(rows: pd.DataFrame, measure: str) -> pd.Series:
+    if measure == "direction_cosine":
+        return rows["variety"] + " and " + rows["reference"]
+    return rows["variety"]
+
+
+def _looks(
+    frame: pd.DataFrame, rows: pd.DataFrame, measure: str, ink: str
+) -> tuple[list[str], list[str], list[list[int]], list[str]]:
+    hand = variety_colours(frame)
+    if measure == "direction_cosine":
+        names = list(rows["line"].unique())
+        styles = [[1, 0], [6, 3], [2, 2]]
+        return (
+            names,
+            [ink] * len(names),
+            [styles[i % 3] for i in range(len(names))],
+            [["circle", "square", "diamond"][i % 3] for i in range(len(names))],
+        )
+    at = [i for i, name in enumerate(hand.names) if name in set(rows["variety"])]
+    return (
+        [hand.names[i] for i in at],
+        [hand.colours[i] for i in at],
+        [hand.dashes[i] for i in at],
+        [hand.shapes[i] for i in at],
+    )
+
+
+def _told(rows: pd.DataFrame, measure: str) -> tuple[str, str]:
+    bands = "Grey bands: 95% of draws from the data's own covariance (light), uniform (dark)."
+    if measure == "direction_cosine":
+        last = rows.iloc[-1]
+        where = "the embedding" if last["depth"] == "embed" else f"block {last['depth']}"
+        told = f"Cosine of the {last['variety']} and the {last['reference']} direction: "
+        return f"{told}{figure(last)} at {where}", bands
+    best = rows.loc[rows["value"].idxmax()]
+    where = "the embedding" if best["depth"] == "embed" else f"block {best['depth']}"
+    told = f"Of the varieties, {best['variety']} comes nearest to the {best['reference']} direction"
+    return f"{told}: {figure(best)} at {where}", bands

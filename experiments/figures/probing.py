@@ -1,0 +1,119 @@
+"""What a linear reader finds at each depth, beside what it must beat."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from experiments.figures.look import (
+    Figure,
+    Theme,
+    control,
+    depth_axis,
+    depth_width,
+    empty_chart,
+    figure,
+    finish,
+    palette,
+    plain,
+    title,
+    with_depth,
+    with_text,
+)
+
+_RULES = {
+    "bayes_ceiling": ("best possible reader", [1, 0]),
+    "text_ngrams": ("text alone (character n-grams)", [8, 3]),
+    "chance": ("chance", [2, 3]),
+}
+_ASKED = {"variety_probe_accuracy": "Variety", "behaviour_probe_accuracy": "Harmfulness"}
+
+
+def chart_probe_curve(
+    frame: pd.DataFrame,
+    theme: Theme = "light",
+    *,
+    measure: str = "variety_probe_accuracy",
+    at: str | None = None,
+    pick: str | None = None,
+) -> Figure:
+    """Balanced accuracy by depth with its interval, and its controls.
+
+    Args:
+        measure: `variety_probe_accuracy` or `behaviour_probe_accuracy`.
+        at: label of the depth to mark with a rule.
+        pick: name of a selection that a click on a point fills with its `depth`.
+    """
+    rows = plain(frame, measure)
+    asked = _ASKED.get(measure, measure)
+    if rows.empty:
+        return empty_chart(f"This run asked no question of {asked.lower()}: no {measure}.", theme)
+    rows, labels = with_depth(with_text(rows), frame[frame["measure"] == measure])
+    task, _ = with_depth(with_text(control(frame, measure, "control_task")), frame)
+    rules = with_text(control(frame, measure, *_RULES))
+    rules = rules.assign(line=[_RULES[c][0] for c in rules["control"]])
+    kinds = ["probe", "control task", *(name for name, _ in _RULES.values())]
+    present = ["probe", *(["control task"] if len(task) else []), *rules["line"]]
+    kinds = [k for k in kinds if k in present]
+    width = depth_width(labels)
+    p = palette(theme)
+    ink = {"probe": p.ink, "control task": p.null}
+    dash = {"control task": [5, 3], **dict(_RULES.values())}
+    colour = alt.Color(
+        "line:N",
+        title=None,
+        scale=alt.Scale(domain=kinds, range=[ink.get(k, p.quiet) for k in kinds]),
+        legend=alt.Legend(orient="right", symbolType="stroke", symbolSize=300),
+    )
+    stroke = alt.StrokeDash(
+        "line:N",
+        title=None,
+        scale=alt.Scale(domain=kinds, range=[dash.get(k, [1, 0]) for k in kinds]),
+    )
+    y = alt.Y("value:Q", title="balanced accuracy", scale=alt.Scale(domain=[0, 1]))
+    x = depth_axis(labels)
+    tips = ["line", "site", alt.Tooltip("said", title="balanced accuracy"), "n", "p"]
+    layers: list[alt.Chart] = []
+    if len(rules):
+        layers.append(
+            alt.Chart(rules)
+            .mark_rule(strokeWidth=1.5)
+            .encode(y=y, color=colour, strokeDash=stroke, tooltip=["line", "said"])
+        )
+    if at in labels:
+        layers.append(
+            alt.Chart(pd.DataFrame({"depth": [at]}))
+            .mark_rule(color=p.harmless, strokeWidth=8, opacity=0.25)
+            .encode(x=x)
+        )
+    for name, part in (("control task", task), ("probe", rows)):
+        if part.empty:
+            continue
+        base = alt.Chart(part.assign(line=name))
+        band = base.mark_area(opacity=0.18, color=ink[name])
+        layers.append(band.encode(x=x, y=alt.Y("low:Q", title="balanced accuracy"), y2="high:Q"))
+        line = base.mark_line(strokeWidth=2.5 if name == "probe" else 1.8)
+        layers.append(line.encode(x=x, y=y, color=colour, strokeDash=stroke))
+        dots = base.mark_point(filled=name == "probe", size=60, color=ink[name], opacity=1)
+        dots = dots.encode(x=x, y=y, tooltip=tips)
+        if pick and name == "probe":
+            # On points, not on the line: a line mark never reports a click.
+            click = alt.selection_point(
+                name=pick, fields=["depth"], nearest=True, on="click", empty=False
+            )
+            dots = dots.add_params(click)
+        layers.append(dots)
+    best = rows.loc[rows["value"].idxmax()]
+    told = f"{asked} is read best at {_place(best['depth'])}: {figure(best)}"
+    chance = rules[rules["control"] == "chance"]
+    if len(chance):
+        told += f", where chance is {chance['value'].iloc[0]:.2f}"
+    below = f"Bands: {best['level']:.0%} intervals over {int(best['n'])} groups of sentences."
+    chart = alt.layer(*layers).properties(
+        width=width, height=280, title=title(told, below, width=width), description=told
+    )
+    return finish(chart, theme)
+
+
+def _place(depth: str) -> str:
+    return "the embedding" if depth == "embed" else f"block {depth}"

@@ -1,0 +1,111 @@
+"""A small results frame with every measure that the charts draw, and known figures."""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+VARIETIES = ["hill", "island", "river", "valley"]
+STANDARD = "standard"
+SITES = ["blocks.0.hook_resid_pre", *(f"blocks.{i}.hook_resid_post" for i in range(6))]
+_BLANK: dict[str, Any] = {
+    "measure": "",
+    "site": "",
+    "layer": -1,
+    "position": -1,
+    "variety": "",
+    "reference": "",
+    "behaviour": "",
+    "edit": "",
+    "control": "",
+    "value": np.nan,
+    "low": np.nan,
+    "high": np.nan,
+    "level": 0.95,
+    "n": 0,
+    "p": np.nan,
+    "unit": "",
+    "seed": -1,
+}
+
+
+def made_results() -> pd.DataFrame:
+    """Seven depths, four varieties and a standard; the variety probe is best at block 3."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+
+    def say(measure: str, value: float, spread: float = 0.04, **where: Any) -> None:
+        low, high = (value - spread, value + spread) if spread else (np.nan, np.nan)
+        told = {"measure": measure, "value": value, "low": low, "high": high, "n": 60}
+        rows.append(_BLANK | told | where)
+
+    for i, site in enumerate(SITES):
+        at = {"site": site, "layer": max(i - 1, 0)}
+        _probes(say, i, at)
+        _overlaps(say, i, at, rng)
+        say("direction_cosine", 0.1 * i, variety="refusal", reference="harmful", **at)
+        for null, width in (("random_subspace", 0.1), ("covariance_null", 0.25)):
+            say("direction_cosine", width, width * 0.9, control=null, **at)
+            say("direction_subspace_cosine", width, width * 0.8, control=null, **at)
+        for j, variety in enumerate(VARIETIES):
+            figure = 0.15 + 0.06 * j + 0.03 * i
+            say("direction_subspace_cosine", figure, variety=variety, reference="harmful", **at)
+    for measure, chance in (("variety_probe_accuracy", 0.2), ("behaviour_probe_accuracy", 0.5)):
+        say(measure, 0.62, control="text_ngrams")
+        say(measure, chance, 0, control="chance")
+    say("variety_probe_accuracy", 0.97, 0, control="bayes_ceiling")
+    _causes(say, rng)
+    return pd.DataFrame(rows)
+
+
+def _probes(say: Any, i: int, at: dict[str, Any]) -> None:
+    say("variety_probe_accuracy", 0.9 - 0.12 * abs(i - 4), p=0.005, **at)
+    say("variety_probe_accuracy", 0.21, 0.03, control="control_task", **at)
+    say("behaviour_probe_accuracy", 0.55 + 0.06 * i, p=0.005, **at)
+    say("behaviour_probe_accuracy", 0.5, 0.05, control="control_task", **at)
+
+
+def _overlaps(say: Any, i: int, at: dict[str, Any], rng: np.random.Generator) -> None:
+    for a, b in combinations_with_replacement(VARIETIES, 2):
+        figure = 0.8 if a == b else 0.15 + 0.05 * i + 0.1 * rng.random()
+        half = "split_half" if a == b else ""
+        say("subspace_overlap", figure, variety=a, reference=b, control=half, **at)
+    say("subspace_overlap", 0.06, 0.03, control="random_subspace", **at)
+    say("subspace_overlap", 0.17, 0.06, control="covariance_null", **at)
+
+
+def _causes(say: Any, rng: np.random.Generator) -> None:
+    for variety in (*VARIETIES, STANDARD):
+        for removed in VARIETIES:
+            figure = 0.6 if variety == removed else -0.05 if variety == STANDARD else 0.08
+            say("loss_change", figure, 0.02, variety=variety, edit=f"ablate(variety:{removed})")
+        where = {"variety": variety, "edit": "ablate(variety:random)"}
+        say("loss_change", 0.01, 0.02, control="random_subspace", **where)
+    for edit, chance, harmful, harmless in (
+        ("", "", 0.95, 0.05),
+        ("ablate(refusal)", "", 0.1, 0.04),
+        ("ablate_to_zero(refusal)", "", 0.2, 0.04),
+        ("add(refusal)", "", 0.99, 0.9),
+        ("ablate(refusal)", "random_subspace", 0.93, 0.05),
+        ("add(refusal)", "random_subspace", 0.94, 0.08),
+    ):
+        where = {"edit": edit, "control": chance}
+        say("refusal_rate", harmful, 0.01, behaviour="harmful", **where)
+        say("refusal_rate", harmless, 0.04, behaviour="harmless", **where)
+    for variety in VARIETIES:
+        for layer in range(6):
+            for position in range(10):
+                figure = layer / 5 if position == 0 else (1 - layer / 5) * 0.7 * (position == 4)
+                say(
+                    "recovered_fraction",
+                    figure + 0.06 * rng.standard_normal(),
+                    site=f"blocks.{layer}.hook_resid_post",
+                    layer=layer,
+                    position=position,
+                    variety=variety,
+                    reference=STANDARD,
+                    edit=f"patch({STANDARD}→{variety})",
+                )
