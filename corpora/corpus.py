@@ -129,7 +129,7 @@ class Corpus:
         for column in sorted(map(str, self.frame.columns)):
             hashed.update(json.dumps(column).encode())
             for value in self.frame[column]:
-                hashed.update(json.dumps(value, default=str, ensure_ascii=False).encode())
+                hashed.update(json.dumps(value, default=str).encode())
                 hashed.update(b"\n")
         return hashed.hexdigest()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+import numpy as np
+
 
 class CorpusError(ValueError):
     """A corpus that cannot be read or used: what is wrong, and what to do."""
 
 
-def some_rows(rows: Sequence[int], *, offset: int = 0, shown: int = 5) -> str:
+def some_rows(rows: Sequence[int] | np.ndarray, *, offset: int = 0, shown: int = 5) -> str:
     """`"rows 3, 8 and 11"`, or with more than `shown`: `"rows 3, 8, 9, 11, 15 and 40 more"`."""
     names = [str(int(row) + offset) for row in rows]
     if len(names) == 1:

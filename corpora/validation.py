@@ -26,8 +26,9 @@ def tidy(
     """
     source = frame.reset_index(drop=True)
     source.columns = [str(column) for column in source.columns]
-    twice = source.columns[source.columns.duplicated()]
-    if len(twice):
+    names = list(source.columns)
+    twice = [column for column in names if names.count(column) > 1]
+    if twice:
         raise CorpusError(f"{name} has two columns called {twice[0]!r}: rename one of them.")
     _require_columns(source, columns, name)
     if source.empty:
@@ -46,8 +47,11 @@ def tidy(
     _refuse_duplicates(out, name)
     _refuse_relabelled(out, name)
     _require_contrast(out, name, standard)
-    rest = [c for c in source.columns if c not in out.columns and c not in columns.values()]
-    return pd.concat([out, source[rest]], axis=1)
+    for column in names:
+        if column not in out.columns and column not in columns.values():
+            kept = source[column]
+            out[column] = kept.where(kept.notna(), "") if kept.dtype == object else kept
+    return out
 
 
 def _strings(column: pd.Series, *, strip: bool = True) -> pd.Series:
@@ -97,6 +101,12 @@ def _refuse_nested(values: pd.Series, column: str, name: str) -> None:
 
 
 def _refuse_blank(texts: pd.Series, column: str, name: str) -> None:
+    torn = np.flatnonzero([any("\ud800" <= c <= "\udfff" for c in text) for text in texts])
+    if len(torn):
+        raise CorpusError(
+            f"{name} has broken characters (half of a surrogate pair) in column {column!r}, "
+            f"{some_rows(torn, offset=1)}: write those texts again as UTF-8."
+        )
     blank = np.flatnonzero([not text.strip() for text in texts])
     if len(blank):
         raise CorpusError(

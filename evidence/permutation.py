@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, permutations
 from typing import Any, Literal
 
 import numpy as np
@@ -25,19 +25,21 @@ def permutation_p(observed: float, null: Any, *, alternative: Alternative = "gre
     if drawn.size == 0:
         raise EvidenceError("The null holds no draws: give at least one.")
     require_finite(np.append(drawn, observed), "figures")
+    return _tail(observed, drawn, alternative, added=1)
+
+
+def _tail(observed: float, drawn: np.ndarray, alternative: Alternative, *, added: int) -> float:
+    """The share of draws at least as extreme; `added` is 0 where the observed one is among them."""
     # Draws that equal the observed value up to rounding are ties, and ties count.
     slack = 1e-12 * max(1.0, abs(float(observed)))
-    above = (1 + int(np.sum(drawn >= observed - slack))) / (drawn.size + 1)
-    below = (1 + int(np.sum(drawn <= observed + slack))) / (drawn.size + 1)
-    if alternative == "greater":
-        return above
-    if alternative == "less":
-        return below
-    if alternative == "two-sided":
-        return min(1.0, 2 * min(above, below))
-    raise EvidenceError(
-        f"The alternative is {alternative!r}: choose from 'greater', 'less', 'two-sided'."
-    )
+    above = (added + int(np.sum(drawn >= observed - slack))) / (drawn.size + added)
+    below = (added + int(np.sum(drawn <= observed + slack))) / (drawn.size + added)
+    tails = {"greater": above, "less": below, "two-sided": min(1.0, 2 * min(above, below))}
+    if alternative not in tails:
+        raise EvidenceError(
+            f"The alternative is {alternative!r}: choose from {', '.join(map(repr, tails))}."
+        )
+    return tails[alternative]
 
 
 def max_statistic_p(observed: Any, null: Any) -> np.ndarray:
@@ -99,7 +101,8 @@ def spearman_permutation(
     Spearman's rho of the entries above the diagonals. Pairs that share an item are not
     independent, so for the null the items of `x_matrix` are relabelled (rows and columns
     together), which keeps that dependence. With `control`, the partial correlation given the
-    ranks of its entries (Smouse, Long and Sokal 1986). Where all relabellings are at most
+    ranks of its entries (Smouse, Long and Sokal 1986); still only `x_matrix` is relabelled, raw,
+    as Legendre (2000) advises where there are no outliers. Where all relabellings are at most
     `draws`, each is taken once and p is exact.
 
     Args:
@@ -134,17 +137,9 @@ def spearman_permutation(
     if not np.isfinite(value):
         return Estimate(np.nan, n=items, unit="rho", method=f"{name}: no variation", seed=seed)
     null = null[np.isfinite(null)]
-    if exact:
-        # The identity is among the relabellings, so the share is exact without adding one.
-        p = permutation_p(value, null, alternative=alternative) if len(null) else np.nan
-        if len(null) and alternative != "two-sided":
-            p = (p * (len(null) + 1) - 1) / len(null)
-        elif len(null):
-            p = min(1.0, (p * (len(null) + 1) - 2) / len(null))
-        told = f"{name}, all {len(orders)} relabellings of {items} items"
-    else:
-        p = permutation_p(value, null, alternative=alternative) if len(null) else np.nan
-        told = f"{name}, {len(orders)} relabellings of {items} items"
+    # Among all relabellings is the one that changes nothing, so there is none to add.
+    p = _tail(value, null, alternative, added=0 if exact else 1)
+    told = f"{name}, {'all ' if exact else ''}{len(orders)} relabellings of {items} items"
     return Estimate(
         value,
         n=items,
@@ -168,8 +163,6 @@ def _symmetric(matrix: Any, which: str) -> np.ndarray:
 
 
 def _relabellings(items: int, draws: int, seed: int) -> tuple[list[np.ndarray], bool]:
-    from itertools import permutations
-
     every = [np.array(o) for o in islice(permutations(range(items)), draws + 1)]
     if len(every) <= draws:
         return every, True
@@ -183,9 +176,9 @@ def _partial(x: np.ndarray, y: np.ndarray, z: np.ndarray | None) -> float:
     full_x, full_y = float(x @ x), float(y @ y)
     if z is not None:
         z = z - z.mean()
-        scale = float(z @ z)
+        scale = float(np.dot(z, z))
         if scale > 0:
-            x, y = x - z * (x @ z) / scale, y - z * (y @ z) / scale
+            x, y = x - z * (np.dot(x, z) / scale), y - z * (np.dot(y, z) / scale)
     left_x, left_y = float(x @ x), float(y @ y)
     # What is left of a side that the control explains is rounding error, not signal.
     if left_x <= 1e-12 * full_x or left_y <= 1e-12 * full_y:

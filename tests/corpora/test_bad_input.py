@@ -55,6 +55,11 @@ FILES = {
         '{"text": ["x"], "variety": "a"}\n{"text": "y", "variety": "b"}\n',
         "lists or objects in place of texts.*row 1",
     ),
+    "half a surrogate pair": (
+        "a.jsonl",
+        '{"text": "\\ud800", "variety": "a"}\n{"text": "y", "variety": "b"}\n',
+        "broken characters.*row 1",
+    ),
     "unknown extension": ("a.xlsx", "x", "unknown extension '.xlsx': give one of .csv"),
     "pickle": ("a.pkl", "x", "is a pickle"),
     "broken Parquet": ("a.parquet", "PAR1 broken", "not a readable Parquet file"),

@@ -52,10 +52,16 @@ def test_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> None
 
 def test_missing_values_are_empty_and_numbers_are_strings() -> None:
     frame = pd.DataFrame(
-        {"text": [1, 2, 3], "variety": ["a", "b", None], "group": [1.0, np.nan, 1.0]}
+        {
+            "text": [1, 2, 3],
+            "variety": ["a", "b", None],
+            "group": [1.0, np.nan, 1.0],
+            "source": ["s", None, np.nan],
+        }
     )
     corpus = Corpus.from_frame(frame)
     assert corpus.frame["text"].tolist() == ["1", "2", "3"]
+    assert corpus.frame["source"].tolist() == ["s", "", ""]
     assert corpus.frame["variety"].tolist() == ["a", "b", ""]
     assert corpus.frame["group"].tolist()[::2] == ["1", "1"]
     assert corpus.frame["group"].nunique() == 2
