@@ -124,7 +124,7 @@ def chart_refusal(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
         ],
         kind=["control" if c else "measurement" for c in rows["control"]],
     )
-    order = list(rows["change"].unique())
+    order = list(rows.sort_values("edit", key=_edit_order, kind="stable")["change"].unique())
     p = palette(theme)
     sides = [b for b in ("harmful", "harmless") if b in set(rows["behaviour"])]
     colours = [p.harmful if b == "harmful" else p.harmless for b in sides]
@@ -160,6 +160,11 @@ def chart_refusal(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
         width=440, height=48 * len(order), title=title(told, below, width=600), description=told
     )
     return finish(chart, theme)
+
+
+def _edit_order(edits: pd.Series) -> pd.Series:
+    known = {edit: i for i, edit in enumerate(_EDITS)}
+    return edits.map(lambda edit: known.get(edit, len(known)))
 
 
 def _refusal_told(rows: pd.DataFrame) -> str:

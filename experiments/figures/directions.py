@@ -42,7 +42,12 @@ def chart_direction_cosine(
     panels = [_panel(frame, measure, theme, at) for measure in shown]
     if len(panels) == 1:
         return finish(panels[0], theme)
-    return finish(alt.vconcat(*panels, spacing=28).resolve_scale(color="independent"), theme)
+    return finish(
+        alt.vconcat(*panels, spacing=28).resolve_scale(
+            color="independent", strokeDash="independent", shape="independent"
+        ),
+        theme,
+    )
 
 
 def _panel(frame: pd.DataFrame, measure: str, theme: Theme, at: str | None) -> Figure:

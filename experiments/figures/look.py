@@ -219,6 +219,7 @@ def finish(chart: Figure, theme: Theme) -> Figure:
             titleFontWeight="normal",
             labelLimit=300,
             symbolStrokeWidth=2,
+            symbolOpacity=1,
         )
     )
 

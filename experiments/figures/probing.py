@@ -22,7 +22,7 @@ from experiments.figures.look import (
 )
 
 _RULES = {
-    "bayes_ceiling": ("best possible reader", [1, 0]),
+    "bayes_ceiling": ("best possible reader", [12, 2, 2, 2]),
     "text_ngrams": ("text alone (character n-grams)", [8, 3]),
     "chance": ("chance", [2, 3]),
 }

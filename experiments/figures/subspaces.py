@@ -74,7 +74,7 @@ def chart_overlap_matrix(
             legend=alt.Legend(format=".2f"),
         )
     )
-    shift = alt.datum.value > 0.62 * most
+    shift = alt.datum.value > 0.7 * most
     numbers = base.mark_text(size=12 if step > 50 else 10).encode(
         text=alt.Text("value:Q", format=".2f"),
         color=alt.condition(

@@ -1,0 +1,75 @@
+"""Start the explorer as a Streamlit server that only this machine can reach."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def explore(
+    path: str | Path,
+    *,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    headless: bool | None = None,
+) -> int:
+    """Serve the explorer on a run directory, or a folder of them, until it is stopped.
+
+    Args:
+        path: what the pages may read; nothing outside it is offered.
+        port: None takes Streamlit's choice.
+        host: the address to bind; only addresses of this machine are accepted.
+        headless: whether to leave the browser closed; None: where no display is known.
+
+    Returns:
+        The server's exit code; 0 when stopped from the keyboard.
+
+    Raises:
+        ValueError: an address that other machines could reach.
+    """
+    if host not in _LOCAL:
+        raise ValueError(
+            f"The explorer has no passwords, so it binds {_LOCAL[0]} only, not {host!r}; "
+            "reach it from elsewhere through an SSH tunnel."
+        )
+    try:
+        return subprocess.run(command(path, port=port, host=host, headless=headless)).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def command(
+    path: str | Path,
+    *,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    headless: bool | None = None,
+) -> list[str]:
+    """The server's command line. Settings that the installed Streamlit lacks are left out."""
+    from streamlit import config
+
+    if headless is None:
+        headless = sys.platform == "linux" and not (
+            os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        )
+    settings: dict[str, str] = {
+        "server.address": host,
+        "server.headless": str(headless).lower(),
+        # A page of another site that resolves its own name to this machine is turned away.
+        "server.allowedHosts": "localhost,127.0.0.1",
+        "server.enableAgentApi": "false",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "type",
+    }
+    if port is not None:
+        settings["server.port"] = str(port)
+    known = config.get_config_options()
+    flags = [f"--{name}={value}" for name, value in settings.items() if name in known]
+    script = Path(__file__).with_name("explorer.py")
+    return [sys.executable, "-m", "streamlit", "run", str(script), *flags, "--", str(path)]

@@ -1,0 +1,140 @@
+"""Charts: whatever rows a run has, they draw, and say what they show or why they show nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments import figures
+
+_SPEC = importlib.util.spec_from_file_location(
+    "made_results", Path(__file__).with_name("made_results.py")
+)
+assert _SPEC and _SPEC.loader
+made_results = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(made_results)
+
+CHARTS: dict[str, Callable[..., figures.Figure]] = {
+    name: getattr(figures, name) for name in figures.__all__ if name.startswith("chart_")
+}
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return made_results.made_results()
+
+
+def said(chart: figures.Figure) -> str:
+    """Everything that the chart's specification holds, as text."""
+    return chart.to_json()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", CHARTS)
+def test_every_chart_is_a_valid_specification(name: str, theme: str, frame: pd.DataFrame) -> None:
+    spec = CHARTS[name](frame, theme).to_dict()
+    assert spec["config"]["background"] in ("#ffffff", "#0e1117")
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_frame_without_rows_says_why(name: str, frame: pd.DataFrame) -> None:
+    spec = CHARTS[name](frame.head(0)).to_dict()
+    assert spec["mark"]["type"] == "text"
+    assert spec["description"].startswith("This run")
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_controls_alone_are_no_finding(name: str, frame: pd.DataFrame) -> None:
+    rows = frame[frame["control"] != ""]
+    assert CHARTS[name](rows).to_dict()
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_measurements_draw_without_their_controls(name: str, frame: pd.DataFrame) -> None:
+    assert CHARTS[name](frame[frame["control"] == ""]).to_dict()
+
+
+def test_depths_run_from_the_embedding_upwards(frame: pd.DataFrame) -> None:
+    shuffled = frame.sample(frac=1.0, random_state=0)
+    assert list(figures.depths(shuffled).values()) == ["embed", *"012345"]
+
+
+def test_two_kinds_of_site_in_a_block_are_told_apart() -> None:
+    sites = ["blocks.1.hook_resid_post", "blocks.1.hook_mlp_out"]
+    frame = pd.DataFrame({"site": sites, "layer": [1, 1]})
+    assert list(figures.depths(frame).values()) == ["1 mlp_out", "1 resid_post"]
+
+
+def test_the_curve_names_its_best_layer_and_its_controls(frame: pd.DataFrame) -> None:
+    text = said(figures.chart_probe_curve(frame))
+    assert "block 3: 0.90 [0.86, 0.94]" in text.replace('",\n      "', " ")
+    for control in ("control task", "text alone", "chance", "best possible reader"):
+        assert control in text
+
+
+def test_a_click_reports_the_depth_of_a_point(frame: pd.DataFrame) -> None:
+    spec = figures.chart_probe_curve(frame, pick="pick").to_dict()
+    assert [p["select"]["fields"] for p in spec["params"] if p["name"] == "pick"] == [["depth"]]
+
+
+def test_the_matrix_is_symmetric_and_says_its_nulls(frame: pd.DataFrame) -> None:
+    spec = figures.chart_overlap_matrix(frame, layer=2).to_dict()
+    cells = next(iter(spec["datasets"].values()))
+    table = pd.DataFrame(cells).set_index(["variety", "reference"])["value"]
+    table = table.unstack()  # noqa: PD010
+    assert table.shape == (4, 4) and table.notna().all().all()
+    pd.testing.assert_frame_equal(table, table.T, check_names=False)
+    assert "Nulls" in " ".join(spec["title"]["subtitle"])
+
+
+@pytest.mark.parametrize("name", ["chart_ablation_loss", "chart_patching_map"])
+def test_diverging_scales_weigh_both_signs_alike(name: str, frame: pd.DataFrame) -> None:
+    domains: list[list[float]] = []
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            colour = node.get("color")
+            scale = colour.get("scale") if isinstance(colour, dict) else None
+            if isinstance(scale, dict) and len(scale.get("domain", [])) == 3:
+                domains.append(scale["domain"])
+            for part in node.values():
+                walk(part)
+        elif isinstance(node, list):
+            for part in node:
+                walk(part)
+
+    walk(CHARTS[name](frame).to_dict())
+    assert domains and all(low == -high and mid == 0 for low, mid, high in domains)
+
+
+def test_a_variety_keeps_its_colour_when_others_have_no_rows(frame: pd.DataFrame) -> None:
+    hand = figures.variety_colours(frame)
+    assert len({*zip(hand.colours, hand.shapes, strict=True)}) == len(hand.names)
+    assert "refusal" not in hand.names
+
+
+def test_thirty_varieties_differ_in_hue_or_in_shape() -> None:
+    frame = pd.DataFrame({"measure": "loss", "variety": [f"v{i:02d}" for i in range(30)]})
+    hand = figures.variety_colours(frame)
+    assert len({*zip(hand.colours, hand.shapes, strict=True)}) == 30
+
+
+def test_one_variety_can_be_patched_alone(frame: pd.DataFrame) -> None:
+    spec = figures.chart_patching_map(frame, variety="hill").to_dict()
+    assert "runs of hill" in " ".join(spec["title"]["subtitle"])
+
+
+def test_a_saved_chart_is_a_picture_and_a_page_without_network(
+    frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    stem = tmp_path / "figures" / "v1.5_refusal"
+    picture, page = figures.save_chart(figures.chart_refusal(frame), stem)
+    assert picture.name == "v1.5_refusal.png" and picture.read_bytes()[:4] == b"\x89PNG"
+    text = page.read_text(encoding="utf-8")
+    assert "refusal direction removed" in text
+    assert '<script src="http' not in text and 'src="//' not in text
