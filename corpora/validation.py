@@ -50,7 +50,8 @@ def tidy(
     for column in names:
         if column not in out.columns and column not in columns.values():
             kept = source[column]
-            out[column] = kept.where(kept.notna(), "") if kept.dtype == object else kept
+            texts = kept.dtype == object or isinstance(kept.dtype, pd.StringDtype)
+            out[column] = kept.astype(object).where(kept.notna(), "") if texts else kept
     return out
 
 

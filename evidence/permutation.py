@@ -175,10 +175,10 @@ def _partial(x: np.ndarray, y: np.ndarray, z: np.ndarray | None) -> float:
     x, y = x - x.mean(), y - y.mean()
     full_x, full_y = float(x @ x), float(y @ y)
     if z is not None:
-        z = z - z.mean()
-        scale = float(np.dot(z, z))
+        held = np.asarray(z - z.mean())
+        scale = float(held @ held)
         if scale > 0:
-            x, y = x - z * (np.dot(x, z) / scale), y - z * (np.dot(y, z) / scale)
+            x, y = x - held * ((x @ held) / scale), y - held * ((y @ held) / scale)
     left_x, left_y = float(x @ x), float(y @ y)
     # What is left of a side that the control explains is rounding error, not signal.
     if left_x <= 1e-12 * full_x or left_y <= 1e-12 * full_y:
