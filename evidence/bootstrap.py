@@ -24,7 +24,13 @@ Statistic = Callable[[np.ndarray], Any]
 
 
 def cluster_mean(
-    values: Any, groups: Any, *, level: float = 0.95, unit: str = "", null: float = np.nan
+    values: Any,
+    groups: Any,
+    *,
+    level: float = 0.95,
+    unit: str = "",
+    null: float = np.nan,
+    bounds: tuple[float, float] | None = None,
 ) -> Estimate:
     """The mean over groups of the group means, with Student's t interval on those means.
 
@@ -36,9 +42,13 @@ def cluster_mean(
         values: `[n]`, one figure per row.
         groups: `[n]`, the group of each row.
         null: the value expected under no effect; where given, `p` is the two-sided t test.
+        bounds: the least and greatest value possible, `(0, 1)` for a share. The interval then
+            stays inside; and where every group lies at one bound, its other end is the exact
+            limit for G groups without an exception (Clopper and Pearson 1934), not the bound.
 
     Raises:
-        EvidenceError: nothing given, lengths that differ, or values that are not finite.
+        EvidenceError: nothing given, lengths that differ, values that are not finite, or values
+            outside the bounds.
     """
     require_level(level)
     y = np.asarray(values, dtype=np.float64)
@@ -53,8 +63,22 @@ def cluster_mean(
     if not np.isnan(null):
         distance = abs(value - null)
         p = float(2 * stats.t.sf(distance / error, count - 1)) if error else float(distance == 0)
-    method = approximate(f"t interval on the means of {count} groups", count)
-    return Estimate(value, value - half, value + half, level, count, null, p, unit, method)
+    low, high, told = value - half, value + half, f"t interval on the means of {count} groups"
+    if bounds is not None:
+        if y.min() < bounds[0] or y.max() > bounds[1]:
+            raise EvidenceError(f"Some values lie outside {bounds}: give the right bounds.")
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+        reach = _unseen(count, level) * (bounds[1] - bounds[0])
+        if value in bounds:
+            low = bounds[1] - reach if value == bounds[1] else low
+            high = bounds[0] + reach if value == bounds[0] else high
+            told = f"exact limit for {count} groups without an exception"
+    return Estimate(value, low, high, level, count, null, p, unit, approximate(told, count))
+
+
+def _unseen(count: int, level: float) -> float:
+    """The largest share of exceptions that `count` groups without one leave possible."""
+    return float(1 - ((1 - level) / 2) ** (1 / count))
 
 
 def cluster_bootstrap(
@@ -160,7 +184,9 @@ def balanced_accuracy_interval(
     """Balanced accuracy (the mean over classes of recall) with a BCa interval over groups.
 
     What was fitted stays fixed, so the interval states the uncertainty of the evaluation, not of
-    the training. A class that a resample lacks is left out of that resample's mean.
+    the training. A class that a resample lacks is left out of that resample's mean. Where every
+    row is right (or every row wrong) resamples do not vary, and the other end of the interval is
+    the limit for G groups without an exception (Clopper and Pearson 1934).
 
     Args:
         correct: `[n]`, whether each held-out row was classified rightly (or a score in [0, 1]).
@@ -190,16 +216,20 @@ def balanced_accuracy_interval(
     estimate = cluster_bootstrap(
         np.hstack([hits, totals]), recall, draws=draws, seed=seed, level=level
     )
-    chance = 1 / k if null is None else null
+    low, high, told = estimate.low, estimate.high, estimate.method
+    if count > 1 and (np.all(hit == 1) or np.all(hit == 0)):
+        reach = _unseen(count, level)
+        low, high = (1 - reach, 1.0) if hit[0] == 1 else (0.0, reach)
+        told = approximate(f"exact limit for {count} groups without an exception", count)
     return Estimate(
         estimate.value,
-        estimate.low,
-        estimate.high,
+        low,
+        high,
         level,
         count,
-        null=chance,
+        null=1 / k if null is None else null,
         unit="balanced accuracy",
-        method=estimate.method,
+        method=told,
         seed=seed,
     )
 

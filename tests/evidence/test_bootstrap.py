@@ -118,7 +118,28 @@ def test_balanced_accuracy_agrees_with_sklearn_and_holds_its_value() -> None:
 def test_balanced_accuracy_survives_resamples_that_lack_a_class() -> None:
     labels = ["a"] * 30 + ["b"]
     estimate = balanced_accuracy_interval([1] * 31, labels, range(31), seed=0)
-    assert estimate.value == estimate.low == estimate.high == 1.0
+    assert estimate.value == estimate.high == 1.0 and estimate.low < 1.0
+
+
+@pytest.mark.parametrize("count", [5, 60])
+def test_a_share_that_never_varied_is_not_certain(count: int) -> None:
+    """The oracle is the exact binomial interval, and what holds for 1 holds mirrored for 0."""
+    exact = stats.binomtest(count, count).proportion_ci(0.95, method="exact")
+    ones, groups = np.ones(3 * count), np.repeat(np.arange(count), 3)
+    for estimate in (
+        cluster_mean(ones, groups, bounds=(0, 1)),
+        balanced_accuracy_interval(ones, ["a", "b", "b"] * count, groups, seed=0),
+    ):
+        assert (estimate.low, estimate.high) == pytest.approx((exact.low, exact.high))
+    zeros = cluster_mean(1 - ones, groups, bounds=(0, 1))
+    assert (zeros.low, zeros.high) == pytest.approx((0.0, 1 - exact.low))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
+def test_bounded_intervals_stay_inside_their_bounds(values: list[float]) -> None:
+    estimate = cluster_mean(values, range(len(values)), bounds=(0, 1))
+    assert 0 <= estimate.low <= estimate.value + 1e-12
+    assert estimate.value - 1e-12 <= estimate.high <= 1
 
 
 @pytest.mark.parametrize(
@@ -126,6 +147,7 @@ def test_balanced_accuracy_survives_resamples_that_lack_a_class() -> None:
     [
         (lambda: cluster_mean([1.0, np.nan], [0, 1]), "1 of 2 values are not finite"),
         (lambda: cluster_mean([], []), "at least one"),
+        (lambda: cluster_mean([0.5, 2.0], [0, 1], bounds=(0, 1)), "outside"),
         (lambda: cluster_mean([1.0], [0, 1]), "1 values and 2 groups"),
         (lambda: cluster_mean([1.0, 2.0], [0, 1], level=95), "level is 95"),
         (lambda: cluster_bootstrap(np.zeros((0, 2)), _ratio, seed=0), "one row for each group"),
