@@ -54,11 +54,12 @@ def _read(file: Path) -> pd.DataFrame:
             f"{file} is a pickle, which can run code when it is opened: save the table as CSV, "
             "JSONL or Parquet."
         )
-    if not file.exists():
-        beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        near = nearest(file.name, beside, shown=1)
-        hint = f"did you mean {near[0]}?" if near else "check the path."
-        raise CorpusError(f"There is no corpus file {file}: {hint}")
+    try:
+        there = file.exists()
+    except OSError as error:
+        raise CorpusError(f"{file} cannot be read ({error.strerror}): check the path.") from error
+    if not there:
+        raise CorpusError(f"There is no corpus file {file}: {_neighbour(file)}")
     if file.is_dir():
         raise CorpusError(f"{file} is a folder: name one file in it.")
     if kind not in _KNOWN:
@@ -73,6 +74,14 @@ def _read(file: Path) -> pd.DataFrame:
     if not text.strip():
         raise CorpusError(f"{file} is empty: give a file with a header and at least one text.")
     return _lines(file, text) if kind in (".jsonl", ".ndjson") else _table(file, text, kind)
+
+
+def _neighbour(file: Path) -> str:
+    try:
+        near = nearest(file.name, [entry.name for entry in file.parent.iterdir()], shown=1)
+    except OSError:
+        near = []
+    return f"did you mean {near[0]}?" if near else "check the path."
 
 
 def _decoded(file: Path) -> str:

@@ -25,7 +25,7 @@ def tidy(
         CorpusError: whatever makes the frame no corpus.
     """
     source = frame.reset_index(drop=True)
-    source.columns = [str(column) for column in source.columns]
+    source.columns = [str(column).strip() for column in source.columns]
     names = list(source.columns)
     twice = [column for column in names if names.count(column) > 1]
     if twice:

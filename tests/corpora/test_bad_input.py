@@ -83,6 +83,11 @@ def test_missing_file_names_its_neighbour_and_is_a_corpus_error(tmp_path: Path) 
         read_corpus(tmp_path / "nowhere" / "x.csv")
 
 
+def test_a_path_that_no_system_takes_is_a_corpus_error() -> None:
+    with pytest.raises(CorpusError, match="check the path"):
+        read_corpus("x" * 5000 + ".csv")
+
+
 def test_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="is a folder"):
         read_corpus(tmp_path)

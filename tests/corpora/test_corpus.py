@@ -121,6 +121,11 @@ def test_html_is_escaped_and_short() -> None:
     assert "14 texts; 7 groups; varieties a, b" in repr(shown)
 
 
+def test_spaces_around_a_header_do_not_hide_a_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(" text, variety \nx,a\ny,b\n")
+    assert read_corpus(tmp_path / "a.csv").varieties == ("a", "b")
+
+
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=2), st.integers(0, 99))
 def test_no_group_crosses_a_split(groups: list[str], seed: int) -> None:
     if len(set(groups)) < 2:
