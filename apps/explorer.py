@@ -183,6 +183,8 @@ def _theme() -> figures.Theme:
 
 
 def _show(chart: figures.Figure, key: str, **options: Any) -> None:
+    # Streamlit would squeeze the plot to make room for its title and legend.
+    chart = chart.properties(autosize="pad")
     st.altair_chart(chart, key=key, theme=None, width="content", **options)
 
 

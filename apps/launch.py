@@ -56,20 +56,22 @@ def command(
         headless = sys.platform == "linux" and not (
             os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         )
-    settings: dict[str, str] = {
-        "server.address": host,
-        "server.headless": str(headless).lower(),
+    settings: list[tuple[str, str]] = [
+        ("server.address", host),
+        ("server.headless", str(headless).lower()),
         # A page of another site that resolves its own name to this machine is turned away.
-        "server.allowedHosts": "localhost,127.0.0.1",
-        "server.enableAgentApi": "false",
-        "server.fileWatcherType": "none",
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
-        "client.showErrorDetails": "type",
-    }
+        *(("server.allowedHosts", name) for name in _LOCAL),
+        ("server.enableAgentApi", "false"),
+        ("server.fileWatcherType", "none"),
+        ("browser.gatherUsageStats", "false"),
+        # A click on a curve sets the slider, which also has a default: meant, and tested.
+        ("global.disableWidgetStateDuplicationWarning", "true"),
+        ("client.toolbarMode", "minimal"),
+        ("client.showErrorDetails", "type"),
+    ]
     if port is not None:
-        settings["server.port"] = str(port)
+        settings.append(("server.port", str(port)))
     known = config.get_config_options()
-    flags = [f"--{name}={value}" for name, value in settings.items() if name in known]
+    flags = [f"--{name}={value}" for name, value in settings if name in known]
     script = Path(__file__).with_name("explorer.py")
     return [sys.executable, "-m", "streamlit", "run", str(script), *flags, "--", str(path)]

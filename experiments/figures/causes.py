@@ -87,7 +87,7 @@ def _split(p: Palette, most: float, name: list[str], form: str) -> alt.Color:
     return alt.Color(
         "value:Q",
         title=name,
-        scale=alt.Scale(domain=[-most, 0, most], range=list(p.split), interpolate="lab"),
+        scale=alt.Scale(domain=[-most, most], domainMid=0, range=list(p.split)),
         legend=alt.Legend(format=form),
     )
 
@@ -95,7 +95,8 @@ def _split(p: Palette, most: float, name: list[str], form: str) -> alt.Color:
 def _numbers(
     base: alt.Chart, p: Palette, most: float, theme: Theme, form: str, size: int
 ) -> alt.Chart:
-    deep = (alt.datum.value > 0.55 * most) | (alt.datum.value < -0.55 * most)
+    edge = most * (0.55 if theme == "light" else 0.72)
+    deep = (alt.datum.value > edge) | (alt.datum.value < -edge)
     over = "#ffffff" if theme == "light" else "#0e1117"
     return base.mark_text(size=size).encode(
         text=alt.Text("value:Q", format=form),

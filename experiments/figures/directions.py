@@ -83,7 +83,7 @@ def _panel(frame: pd.DataFrame, measure: str, theme: Theme, at: str | None) -> F
         color=alt.Color("line:N", title=None, scale=alt.Scale(domain=names, range=colours)),
         tooltip=["line", "depth", alt.Tooltip("said", title="cosine"), "n"],
     )
-    dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(domain=names, range=dashes))
+    dash = alt.StrokeDash("line:N", legend=None, scale=alt.Scale(domain=names, range=dashes))
     shape = alt.Shape("line:N", title=None, scale=alt.Scale(domain=names, range=shapes))
     if signed:
         layers.append(
@@ -96,7 +96,7 @@ def _panel(frame: pd.DataFrame, measure: str, theme: Theme, at: str | None) -> F
     width = depth_width(labels)
     told, below = _told(rows, measure)
     return alt.layer(*layers).properties(
-        width=width, height=240, title=title(told, below, width=width), description=told
+        width=width, height=240, title=title(told, below, width=width + 160), description=told
     )
 
 
@@ -129,7 +129,7 @@ def _looks(
 
 
 def _told(rows: pd.DataFrame, measure: str) -> tuple[str, str]:
-    bands = "Grey bands: 95% of draws from the data's own covariance (light), uniform (dark)."
+    bands = "Grey bands: 95% of draws from the data's own covariance (fainter), uniform (stronger)."
     if measure == "direction_cosine":
         last = rows.iloc[-1]
         where = "the embedding" if last["depth"] == "embed" else f"block {last['depth']}"

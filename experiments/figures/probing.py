@@ -110,7 +110,7 @@ def chart_probe_curve(
         told += f", where chance is {chance['value'].iloc[0]:.2f}"
     below = f"Bands: {best['level']:.0%} intervals over {int(best['n'])} groups of sentences."
     chart = alt.layer(*layers).properties(
-        width=width, height=280, title=title(told, below, width=width), description=told
+        width=width, height=280, title=title(told, below, width=width + 160), description=told
     )
     return finish(chart, theme)
 

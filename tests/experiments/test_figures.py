@@ -100,8 +100,8 @@ def test_diverging_scales_weigh_both_signs_alike(name: str, frame: pd.DataFrame)
         if isinstance(node, dict):
             colour = node.get("color")
             scale = colour.get("scale") if isinstance(colour, dict) else None
-            if isinstance(scale, dict) and len(scale.get("domain", [])) == 3:
-                domains.append(scale["domain"])
+            if isinstance(scale, dict) and "domainMid" in scale:
+                domains.append([*scale["domain"], scale["domainMid"]])
             for part in node.values():
                 walk(part)
         elif isinstance(node, list):
@@ -109,7 +109,7 @@ def test_diverging_scales_weigh_both_signs_alike(name: str, frame: pd.DataFrame)
                 walk(part)
 
     walk(CHARTS[name](frame).to_dict())
-    assert domains and all(low == -high and mid == 0 for low, mid, high in domains)
+    assert domains and all(low == -high and mid == 0 for low, high, mid in domains)
 
 
 def test_a_variety_keeps_its_colour_when_others_have_no_rows(frame: pd.DataFrame) -> None:
