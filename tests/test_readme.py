@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,9 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
 @pytest.mark.slow
 def test_the_notebook_of_the_readme_runs_as_printed() -> None:
     (notebook,) = blocks("python")
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(compile(notebook, "README.md", "exec"), names)
-    assert len(names["effect"]) == len(names["corpus"].varieties)  # type: ignore[union-attr]
+    assert [result.site for result in names["found"]] == list(names["store"].sites)
+    plain, _ = names["model"].losses(names["pairs"]["text"].tolist())
+    assert (names["nats"] > 0).all()
+    assert (names["nats"] != plain).any()
