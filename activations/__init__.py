@@ -1,0 +1,45 @@
+"""A model opened once; its sites; what passes there, captured to a store."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from activations.errors import CaptureError, ModelError, SiteError, StoreError
+from activations.sites import layer_of
+
+if TYPE_CHECKING:
+    from activations.capture import capture
+    from activations.loading import open_model
+    from activations.model import Edit, Model
+    from activations.store import ActivationStore
+
+__all__ = [
+    "ActivationStore",
+    "CaptureError",
+    "Edit",
+    "Model",
+    "ModelError",
+    "SiteError",
+    "StoreError",
+    "capture",
+    "layer_of",
+    "open_model",
+]
+
+_HOMES = {
+    "ActivationStore": "store",
+    "Edit": "model",
+    "Model": "model",
+    "capture": "capture",
+    "open_model": "loading",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Names that need torch load when first asked for."""
+    if name in _HOMES:
+        found = getattr(import_module(f"activations.{_HOMES[name]}"), name)
+        globals()[name] = found  # also over the submodule of the same name
+        return found
+    raise AttributeError(f"module 'activations' has no attribute {name!r}")
