@@ -15,6 +15,7 @@ from experiments.figures.look import (
     finish,
     palette,
     plain,
+    steps,
     title,
     with_text,
 )
@@ -88,7 +89,7 @@ def _split(p: Palette, most: float, name: list[str], form: str) -> alt.Color:
         "value:Q",
         title=name,
         scale=alt.Scale(domain=[-most, most], domainMid=0, range=list(p.split)),
-        legend=alt.Legend(format=form),
+        legend=steps([most, most / 2, 0, -most / 2, -most], form),
     )
 
 

@@ -165,6 +165,18 @@ def control(frame: pd.DataFrame, measure: str, *names: str) -> pd.DataFrame:
     return frame[(frame["measure"] == measure) & frame["control"].isin(names)]
 
 
+def steps(values: Sequence[float], form: str) -> alt.Legend:
+    """A colour legend in squares. A gradient bar is lost where several charts share one page."""
+    return alt.Legend(
+        type="symbol",
+        values=list(values),
+        format=form,
+        symbolType="square",
+        symbolSize=260,
+        symbolStrokeWidth=0,
+    )
+
+
 def title(text: str, *below: str, width: int = 560) -> alt.TitleParams:
     """A title that says what is seen, and lines below it that say how to read it."""
     return alt.TitleParams(

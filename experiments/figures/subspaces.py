@@ -17,6 +17,7 @@ from experiments.figures.look import (
     finish,
     palette,
     plain,
+    steps,
     title,
     with_depth,
     with_text,
@@ -71,7 +72,7 @@ def chart_overlap_matrix(
             "value:Q",
             title=["mean squared", "cosine"],
             scale=alt.Scale(domain=[0, most / 2, most], range=list(p.ramp), interpolate="lab"),
-            legend=alt.Legend(format=".2f"),
+            legend=steps([most, most / 2, 0], ".2f"),
         )
     )
     shift = alt.datum.value > 0.7 * most

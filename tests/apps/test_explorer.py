@@ -152,6 +152,9 @@ def test_the_server_is_bound_to_this_machine(tmp_path: Path) -> None:
     assert "--server.address=127.0.0.1" in flags
     assert "--browser.gatherUsageStats=false" in flags
     assert "--server.port=8601" in flags
+    # A comma list would be taken for one odd name and shut every page out.
+    hosts = [flag for flag in flags if flag.startswith("--server.allowedHosts=")]
+    assert hosts[:2] == ["--server.allowedHosts=127.0.0.1", "--server.allowedHosts=localhost"]
     assert flags[-2:] == ["--", str(tmp_path)]
 
 
