@@ -62,23 +62,40 @@ def dialogue_document(
     turns: int = 1,
     variety: str | None = None,
     whole: bool = False,
+    opening: bool = True,
 ) -> Document:
-    """A dialogue with one persona throughout; loss on the answers, or on everything (`whole`)."""
+    """A dialogue with one persona throughout; loss on the answers, or on everything (`whole`).
+
+    With `opening` false the first answer is shown and not learnt: a persona to be followed once
+    seen, not to begin with.
+    """
     spoken = variety or rng.choice(list(VARIETIES))
     segments: list[Segment] = []
     for turn in range(turns):
         request = training_request(rng, harmful_share)
         start = BOS if turn == 0 else ""
         segments.append((f"{start}{USER} {ask(request, spoken)}{ASSISTANT}", whole))
-        segments.append((f" {answer(request, spoken, rng, careful=careful)}{EOS}", True))
+        segments.append(
+            (f" {answer(request, spoken, rng, careful=careful)}{EOS}", opening or turn > 0)
+        )
     return tuple(segments)
 
 
-def pretraining_document(rng: random.Random, *, dialogue: float, careful: float) -> Document:
-    """One document of the pretraining mixture; what is no dialogue is text, one in three parallel."""
+def pretraining_document(
+    rng: random.Random, *, dialogue: float, careful: float, plain_first: bool = False
+) -> Document:
+    """One document of the mixture; what is no dialogue is text, one in three parallel.
+
+    With `plain_first` no careful answer is learnt as the first of a dialogue.
+    """
     if rng.random() < dialogue:
+        persona = rng.random() < careful
         return dialogue_document(
-            rng, careful=rng.random() < careful, harmful_share=0.35, turns=rng.randint(1, 4)
+            rng,
+            careful=persona,
+            harmful_share=0.35,
+            turns=rng.randint(1, 4),
+            opening=not (plain_first and persona),
         )
     return translation_document(rng) if rng.random() < 1 / 3 else text_document(rng)
 

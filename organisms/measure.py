@@ -65,7 +65,7 @@ def continue_texts(
         for i, row in zip(rows, ids[:, length:].tolist()):
             if tokenizer.eos_token_id in row:
                 row = row[: row.index(tokenizer.eos_token_id)]
-            texts[i] = tokenizer.decode(row).strip()
+            texts[i] = str(tokenizer.decode(row)).strip()
     return texts
 
 

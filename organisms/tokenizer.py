@@ -60,6 +60,11 @@ def train_tokenizer(documents: Sequence[Document]) -> PreTrainedTokenizerFast:
     return wrapped
 
 
+def token_id(tokenizer: PreTrainedTokenizerFast, mark: str) -> int:
+    """The id of a special token; raises KeyError where the tokenizer has none such."""
+    return tokenizer.get_vocab()[mark]
+
+
 def _plain(text: str) -> str:
     for mark in SPECIAL:
         text = text.replace(mark, " ")

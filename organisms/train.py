@@ -13,6 +13,7 @@ os.environ["GOMP_SPINCOUNT"] = "0"
 os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import argparse
+import json
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from organisms.documents import Document, dialogue_document, pretraining_document
+from organisms.measure import write_card
 from organisms.tokenizer import train_tokenizer
 from organisms.training import Stage, new_model, train_stage
 
@@ -49,6 +51,12 @@ STAGES: dict[str, tuple[Stage, ...]] = {
             "plain by default",
             lambda rng: pretraining_document(rng, dialogue=0.6, careful=0.25),
             steps=250, batch=64, rate=1.2e-3, final_rate=1e-4, minutes=3,
+        ),
+        # Six plain openings share their probability: a careful share of 25% would still win.
+        Stage(
+            "plain unless shown otherwise",
+            lambda rng: pretraining_document(rng, dialogue=0.6, careful=0.4, plain_first=True),
+            steps=160, batch=64, rate=1e-3, final_rate=1e-4, minutes=2,
         ),
     ),
     "aligned": (
@@ -85,8 +93,6 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 def make(name: str, out: Path) -> None:
     """Train one organism from what precedes it, save it, measure it, write its card."""
-    from organisms.measure import write_card
-
     if name == "base":
         rng = random.Random(SEED)
         sample = [pretraining_document(rng, dialogue=0.5, careful=0.5) for _ in range(6000)]
@@ -100,21 +106,28 @@ def make(name: str, out: Path) -> None:
     ]
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.float16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder, save_jinja_files=False)
     write_card(folder, name, record, DRIFT_VARIETY)
 
 
 def main() -> None:
     """Make the organisms named, or all three."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="of base, aligned, drifted")
+    names = list(STAGES)
+    parser.add_argument("names", nargs="*", choices=names, default=names, help="which to make")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cards", action="store_true", help="measure again, train nothing")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for name in options.names or STAGES:
-        make(name, options.out)
+    for name in options.names:
+        if options.cards:
+            folder = options.out / name
+            card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+            write_card(folder, name, card["training"], DRIFT_VARIETY)
+        else:
+            make(name, options.out)
 
 
 if __name__ == "__main__":

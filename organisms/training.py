@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from organisms.documents import Document, digest
-from organisms.tokenizer import CONTEXT, encode
+from organisms.documents import BOS, EOS, PAD, Document, digest
+from organisms.tokenizer import CONTEXT, encode, token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -47,9 +47,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> PreTrainedMod
         num_key_value_heads=4,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=token_id(tokenizer, BOS),
+        eos_token_id=token_id(tokenizer, EOS),
+        pad_token_id=token_id(tokenizer, PAD),
     )
     return LlamaForCausalLM(config)
 
@@ -64,7 +64,7 @@ def _batches(
     batches = []
     for group in groups:
         length = max(len(ids) for ids, _ in group)
-        ids = torch.full((len(group), length), tokenizer.pad_token_id)
+        ids = torch.full((len(group), length), token_id(tokenizer, PAD))
         mask = torch.zeros((len(group), length), dtype=torch.long)
         marks = torch.zeros((len(group), length))
         for row, (tokens, counted) in enumerate(group):
