@@ -1,0 +1,73 @@
+"""Change what a model computes, and measure what follows: edits, patching, steering."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interventions.alignment import align_tokens
+    from interventions.edits import Ablation, Addition, Replacement, ablate, add, replace
+    from interventions.errors import EditError
+    from interventions.metrics import (
+        REFUSAL_PHRASES,
+        Losses,
+        RefusalRate,
+        is_refusal,
+        losses,
+        refusal_rate,
+    )
+    from interventions.patching import PatchSweep, patch_sweep
+    from interventions.steering import dose_response
+
+__all__ = [
+    "EditError",
+    "ablate",
+    "add",
+    "replace",
+    "Ablation",
+    "Addition",
+    "Replacement",
+    "is_refusal",
+    "refusal_rate",
+    "RefusalRate",
+    "REFUSAL_PHRASES",
+    "losses",
+    "Losses",
+    "dose_response",
+    "align_tokens",
+    "patch_sweep",
+    "PatchSweep",
+]
+
+_HOMES = {
+    "EditError": "interventions.errors",
+    "ablate": "interventions.edits",
+    "add": "interventions.edits",
+    "replace": "interventions.edits",
+    "Ablation": "interventions.edits",
+    "Addition": "interventions.edits",
+    "Replacement": "interventions.edits",
+    "is_refusal": "interventions.metrics",
+    "refusal_rate": "interventions.metrics",
+    "RefusalRate": "interventions.metrics",
+    "REFUSAL_PHRASES": "interventions.metrics",
+    "losses": "interventions.metrics",
+    "Losses": "interventions.metrics",
+    "dose_response": "interventions.steering",
+    "align_tokens": "interventions.alignment",
+    "patch_sweep": "interventions.patching",
+    "PatchSweep": "interventions.patching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'interventions' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
