@@ -64,7 +64,7 @@ def _tiles(
     theme: Theme,
     *,
     axis: bool,
-) -> alt.LayerChart:
+) -> Figure:
     p = palette(theme)
     labels = alt.Axis(labelAngle=-35) if axis else alt.Axis(labels=False, ticks=False)
     base = alt.Chart(rows).encode(
@@ -120,7 +120,9 @@ def chart_refusal(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
         return empty_chart("This run asked no requests: no refusals to count.", theme)
     rows = rows.assign(
         change=[
-            _EDITS.get(e, e).replace("direction", "random direction" if c else "refusal direction")
+            _EDITS.get(str(e), str(e)).replace(
+                "direction", "random direction" if c else "refusal direction"
+            )
             + (" (control)" if c else "")
             for e, c in zip(rows["edit"], rows["control"], strict=True)
         ],

@@ -11,7 +11,9 @@ from typing import Any, Literal, TypeAlias
 import altair as alt
 import pandas as pd
 
-Figure: TypeAlias = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart
+Figure: TypeAlias = (
+    alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart | alt.FacetChart
+)
 Theme: TypeAlias = Literal["light", "dark"]
 
 EMBEDDING_SITE = "blocks.0.hook_resid_pre"
