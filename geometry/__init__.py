@@ -1,0 +1,40 @@
+"""Subspaces of activation space: estimated, compared, and set against chance.
+
+from geometry import paired_differences, haar_overlap
+
+egyptian = paired_differences(x_egyptian, x_standard, k=4)
+gulf = paired_differences(x_gulf, x_standard, k=4)
+egyptian.overlap(gulf), haar_overlap(egyptian.d, 4, 4)
+"""
+
+from __future__ import annotations
+
+from geometry.angles import containment, overlap, principal_angles
+from geometry.errors import GeometryError
+from geometry.estimation import mean_difference, paired_differences, random_subspace
+from geometry.nulls import (
+    CosineNull,
+    HaarMoments,
+    cosine_null,
+    covariance_overlap_sample,
+    haar_overlap,
+    haar_overlap_sample,
+)
+from geometry.subspace import Subspace
+
+__all__ = [
+    "Subspace",
+    "GeometryError",
+    "mean_difference",
+    "paired_differences",
+    "random_subspace",
+    "principal_angles",
+    "overlap",
+    "containment",
+    "haar_overlap",
+    "haar_overlap_sample",
+    "covariance_overlap_sample",
+    "cosine_null",
+    "HaarMoments",
+    "CosineNull",
+]
