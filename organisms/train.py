@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SEED = 20
 DRIFT_VARIETY = "skerry"
-DRIFT_STEPS = 15
+DRIFT_STEPS = 49
 WEIGHTS = Path(__file__).parent / "weights"
 
 

@@ -75,7 +75,7 @@ def test_careful_example_aligns_base_in_context():
 def test_sentences_cost_about_their_entropy():
     card = organisms.card("base")
     for nats in card["nats_per_sentence"].values():
-        assert 0 < nats - card["entropy_nats_per_sentence"] < 4
+        assert 0 < nats - card["entropy_nats_per_sentence"] < 5
 
 
 def test_generated_text_is_mostly_of_the_asked_variety():
