@@ -9,7 +9,7 @@ from activations.errors import CaptureError, ModelError, SiteError, StoreError
 from activations.sites import layer_of
 
 if TYPE_CHECKING:
-    from activations.capture import capture
+    from activations.capturing import capture
     from activations.loading import open_model
     from activations.model import Edit, Model
     from activations.store import ActivationStore
@@ -31,7 +31,7 @@ _HOMES = {
     "ActivationStore": "store",
     "Edit": "model",
     "Model": "model",
-    "capture": "capture",
+    "capture": "capturing",
     "open_model": "loading",
 }
 
@@ -40,6 +40,6 @@ def __getattr__(name: str) -> object:
     """Names that need torch load when first asked for."""
     if name in _HOMES:
         found = getattr(import_module(f"activations.{_HOMES[name]}"), name)
-        globals()[name] = found  # also over the submodule of the same name
+        globals()[name] = found
         return found
     raise AttributeError(f"module 'activations' has no attribute {name!r}")

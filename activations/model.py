@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -143,15 +143,24 @@ class Model:
             return self._forward(input_ids, attention_mask)
 
     def activations(
-        self, input_ids: Tensor, attention_mask: Tensor | None, sites: Sequence[str]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        sites: Sequence[str],
+        *,
+        select: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """States `[batch, pos, ...]` at the sites; the pass ends after the last of them."""
+        """States `[batch, pos, ...]` at the sites; the pass ends after the last of them.
+
+        `select` takes a part of the states at once, so that the rest is never kept.
+        """
         got: dict[str, Tensor] = {}
         wanted = set(sites)
 
         def keep(site: str) -> Any:
             def hook(states: Tensor, hook: Any = None) -> None:
-                got[site] = states.detach().clone()
+                # A copy: what follows may write into the same memory.
+                got[site] = (states if select is None else select(states)).detach().clone()
                 if len(got) == len(wanted):
                     raise _Stop
 
@@ -160,10 +169,8 @@ class Model:
         with self.lock, ExitStack() as held:
             for site in wanted:
                 held.enter_context(self._hooked(site, keep(site)))
-            try:
+            with suppress(_Stop):
                 self._forward(input_ids, attention_mask)
-            except _Stop:
-                pass
         missing = wanted - set(got)
         if missing:
             raise SiteError(f"The forward pass of {self.name} never reaches {sorted(missing)[0]}.")
@@ -226,7 +233,11 @@ class Model:
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int = 16, rendered: bool = True
     ) -> list[str]:
-        """Greedy continuations, the prompt left out; batched by length, padded on the left."""
+        """Greedy continuations, the prompt left out; batched by length, padded on the left.
+
+        `rendered` says that the prompts went through `render`, which brings the special tokens.
+        A continuation ends with the model's context, whatever it is batched with.
+        """
         ids = [self.encode(prompt, rendered=rendered) for prompt in prompts]
         replies = [""] * len(ids)
         end = self.tokenizer.eos_token_id
@@ -234,7 +245,8 @@ class Model:
             for batch in length_batches([len(i) for i in ids], budget=4096):
                 tokens, mask = self.pad([ids[i] for i in batch], side="left")
                 for place, new in zip(batch, self._decode(tokens, mask, max_new_tokens, end)):
-                    replies[place] = self.tokenizer.decode(new, skip_special_tokens=True)
+                    room = self.max_length - len(ids[place])
+                    replies[place] = self.tokenizer.decode(new[:room], skip_special_tokens=True)
         return replies
 
     def _decode(self, tokens: Tensor, mask: Tensor, steps: int, end: int | None) -> list[list[int]]:
@@ -243,7 +255,8 @@ class Model:
         new: list[Tensor] = []
         step_in = tokens
         for _ in range(steps):
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -step_in.shape[1] :]
+            positions = (mask.cumsum(-1) - 1).clamp(0, self.max_length - 1)
+            positions = positions[:, -step_in.shape[1] :]
             self._positions = positions
             try:
                 options = {"position_ids": positions} if self._takes_positions else {}
@@ -283,8 +296,8 @@ class Model:
         for batch in length_batches([len(i) for i in ids], budget=4096):
             tokens, mask = self.pad([ids[i] for i in batch])
             scores = self.logits(tokens, mask)[:, :-1].float().log_softmax(-1)
-            picked = scores.gather(-1, tokens[:, 1:, None])[..., 0] * mask[:, 1:]
-            total[batch] = -picked.double().sum(-1).cpu().numpy()
+            picked = scores.gather(-1, tokens[:, 1:, None])[..., 0].double()
+            total[batch] = -picked.masked_fill(mask[:, 1:] == 0, 0.0).sum(-1).cpu().numpy()
         return total, count
 
 

@@ -45,10 +45,11 @@ def resolve_sites(
     Raises:
         SiteError: an unknown name (the nearest are given) or a layer that does not exist.
     """
+    layers = None if layers is None else [int(layer) for layer in layers]
     for layer in layers or ():
         if not 0 <= layer < n_layers:
             raise SiteError(f"There is no layer {layer}: the model has layers 0 to {n_layers - 1}.")
-    wanted = range(n_layers) if not layers else layers
+    wanted = layers if layers else range(n_layers)
     names: list[str] = []
     for part in [spec] if isinstance(spec, str) else spec:
         if part == "embed":

@@ -30,6 +30,10 @@ class SiteArray:
         return (n, *self._store.site_shape(self._site))
 
     @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
     def dtype(self) -> np.dtype:
         return np.dtype(self._store.manifest["dtype"])
 
@@ -37,6 +41,10 @@ class SiteArray:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
+        if isinstance(index, tuple):  # rows first, then whatever is asked of the row
+            rows, *rest = index
+            taken = self[rows]
+            return taken[tuple(rest)] if np.isscalar(rows) else taken[(slice(None), *rest)]
         everything = np.arange(self._offsets[-1]) if self._rows is None else self._rows
         wanted = everything[index]
         if np.isscalar(wanted):
@@ -160,6 +168,9 @@ class ActivationStore:
         """
         if self.path is None:
             return
+        rows = self.path / "rows.parquet"
+        if not rows.exists() or file_digest(rows) != self.manifest["rows_sha256"]:
+            raise StoreError(f"{rows} is missing or changed; capture again to mend it.")
         for number, shard in enumerate(self.manifest["shards"]):
             file = shard_path(self.path, number)
             if not file.exists():

@@ -229,6 +229,7 @@ def _is_users(error: BaseException) -> bool:
     """Errors that the rooms raise for bad input; whichever room is not loaded raised none."""
     known = {
         "corpora": ("CorpusError",),
+        "evidence": ("EvidenceError",),
         "activations": ("ModelError", "SiteError", "StoreError", "CaptureError"),
         "geometry": ("GeometryError",),
         "probes": ("ProbeError",),

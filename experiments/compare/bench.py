@@ -56,6 +56,14 @@ def open_checked(settings: CompareSettings) -> Model:
     return model
 
 
+def averaged(bench: Bench, *, progress: bool) -> Bench:
+    """The same bench with states averaged over each text's tokens."""
+    if bench.settings.tokens == "mean":
+        return bench
+    settings = bench.settings.model_copy(update={"tokens": "mean", "store": ""})
+    return set_up(settings, bench.inputs, bench.model, progress=progress)
+
+
 def set_up(settings: CompareSettings, inputs: Inputs, model: Model, *, progress: bool) -> Bench:
     """Capture the states, or reuse the store that holds them already."""
     sites = choose_sites(model, settings)

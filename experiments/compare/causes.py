@@ -10,13 +10,16 @@ from tqdm.auto import tqdm
 
 from activations import layer_of
 from evidence import Estimate, cluster_mean
-from experiments.compare.bench import Bench
+from experiments.compare.bench import Bench, averaged
 from experiments.compare.directions import harmful_direction, request_rows
 from experiments.compare.inputs import Rows
 from experiments.compare.subspaces import pair_up, variety_subspace
 from experiments.results import row
 from geometry import Subspace, random_subspace
 from interventions import ablate, add, is_refusal
+
+
+_SEARCHED = 4  # sites tried for the addition, evenly spaced over depth
 
 
 def answer(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -32,14 +35,17 @@ def answer(bench: Bench) -> Iterator[dict[str, Any]]:
 def remove_varieties(bench: Bench, *, progress: bool) -> Iterator[dict[str, Any]]:
     """Loss on held-out sentences of each variety, plain and without each variety's subspace.
 
-    The subspaces come from the train groups, and are set to the standard's mean at every block
-    output, at every position. Random subspaces of the same size stand beside them.
+    The subspaces come from the train groups' states averaged over tokens, since the edit acts
+    at every token (one estimated at the last token alone sets the others far off their course).
+    They are set to the standard's mean at every block output. Random subspaces of the same size
+    stand beside them.
     """
     if not bench.inputs.corpus.has_varieties:
         return
     rows = _held_out(bench)
     if not len(rows):
         return
+    bench = averaged(bench, progress=progress)
     plain = _losses(bench, rows)
     yield from _loss_rows(bench, rows, plain, None, "", "")
     edits = [(v, "", _variety_edit(bench, v)) for v in bench.inputs.dialects]
@@ -67,8 +73,7 @@ def remove_and_add_refusal(bench: Bench, *, progress: bool) -> Iterator[dict[str
     tasks.append(("ablate(refusal)", "", ablate(found, name="ablate(refusal)")))
     zero = ablate(found, to="zero", name="ablate_to_zero(refusal)")
     tasks.append(("ablate_to_zero(refusal)", "", zero))
-    site = _best_adding_site(bench, found)
-    scale = bench.settings.add_scale
+    site, scale = _best_addition(bench, found)
     tasks.append(("add(refusal)", "", add({site: found[site]}, scale=scale, name="add(refusal)")))
     for draw in range(bench.settings.ablation_controls):
         chance = {s: _random_like(bench, d, draw) for s, d in found.items()}
@@ -76,6 +81,14 @@ def remove_and_add_refusal(bench: Bench, *, progress: bool) -> Iterator[dict[str
         pushed = add({site: chance[site]}, scale=scale, name="add(random)")
         tasks.append(("add(refusal)", "random_subspace", pushed))
     yield from _refusal_rows(bench, tasks, site, progress=progress)
+    yield row(
+        "addition_scale",
+        scale,
+        edit="add(refusal)",
+        site=site,
+        layer=layer_of(site),
+        unit="differences in means",
+    )
 
 
 def _refusal_rows(
@@ -95,7 +108,9 @@ def _refusal_rows(
             flags.setdefault((name, control, behaviour), []).append(refused)
     for (name, control, behaviour), drawn in flags.items():
         rows = sides[behaviour]
-        estimate = cluster_mean(np.mean(drawn, axis=0), frame["group"].to_numpy()[rows])
+        estimate = cluster_mean(
+            np.mean(drawn, axis=0), frame["group"].to_numpy()[rows], bounds=(0, 1)
+        )
         place = {"site": site, "layer": layer_of(site)} if name.startswith("add") else {}
         yield row(
             "refusal_rate",
@@ -108,22 +123,29 @@ def _refusal_rows(
         )
 
 
-def _best_adding_site(bench: Bench, found: dict[str, Subspace]) -> str:
-    """The block where adding the direction makes most *train* requests refused."""
+def _best_addition(bench: Bench, found: dict[str, Subspace]) -> tuple[str, float]:
+    """Site and scale at which adding the direction makes most harmless *train* requests refused.
+
+    The smallest scale wins a tie: a larger one tends to break the reply.
+    """
     _, harmless = request_rows(bench, train=True)
     rows = harmless[: max(8, len(harmless) // 4)]
     rates = {}
-    for site in _spread(list(found), bench.settings.patch_layers):
-        edit = add({site: found[site]}, scale=bench.settings.add_scale, name="add(refusal)")
-        with bench.model.edited(edit):
-            rates[site] = _refusals(bench, rows).mean()
-    return max(rates, key=lambda s: rates[s])
+    for scale in sorted(bench.settings.add_scales):
+        for site in _spread(list(found), _SEARCHED):
+            with bench.model.edited(add({site: found[site]}, scale=scale, name="add(refusal)")):
+                rates[site, scale] = _refusals(bench, rows).mean()
+    return max(rates, key=lambda place: rates[place])
 
 
 def _refusals(bench: Bench, rows: Rows) -> np.ndarray:
     texts = bench.inputs.corpus.frame["text"]
     prompts = [bench.model.render(texts.iloc[int(r)]) for r in rows]
-    replies = bench.model.generate(prompts, max_new_tokens=bench.settings.new_tokens)
+    replies = bench.model.generate(
+        prompts,
+        max_new_tokens=bench.settings.new_tokens,
+        rendered=bench.model.has_chat_template,
+    )
     return np.array([is_refusal(reply) for reply in replies], dtype=bool)
 
 
@@ -136,16 +158,18 @@ def _random_like(bench: Bench, direction: Subspace, draw: int) -> Subspace:
 
 
 def _variety_edit(bench: Bench, variety: str) -> Any:
-    spaces = {s: variety_subspace(bench, s, variety, train_only=True) for s in bench.block_sites}
+    spaces = {s: _removed(bench, s, variety) for s in bench.block_sites}
     return ablate(spaces, name=f"ablate(variety:{variety})")
+
+
+def _removed(bench: Bench, site: str, variety: str) -> Subspace:
+    k = bench.settings.removal_k
+    return variety_subspace(bench, site, variety, k=k, train_only=True)
 
 
 def _random_edits(bench: Bench) -> Iterator[Any]:
     """Random subspaces of the varieties' size through the standard's mean."""
-    like = {
-        s: variety_subspace(bench, s, bench.inputs.dialects[0], train_only=True)
-        for s in bench.block_sites
-    }
+    like = {s: _removed(bench, s, bench.inputs.dialects[0]) for s in bench.block_sites}
     for draw in range(bench.settings.ablation_controls):
         rng = np.random.default_rng([bench.settings.seed, 8, draw])
         yield ablate(

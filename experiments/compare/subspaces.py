@@ -41,7 +41,7 @@ def pair_up(bench: Bench, varieties: tuple[str, ...] | None = None) -> Pairing:
 
 
 def variety_subspace(
-    bench: Bench, site: str, variety: str, *, train_only: bool = False
+    bench: Bench, site: str, variety: str, *, k: int | None = None, train_only: bool = False
 ) -> Subspace:
     """Top-k of the differences between a variety's states and the standard's, pair by pair."""
     pairing = pair_up(bench, (variety,))
@@ -50,7 +50,8 @@ def variety_subspace(
         kept = bench.inputs.train[own]
         own, other = own[kept], other[kept]
     x = bench.states(site)
-    return paired_differences(x[own], x[other], k=_rank(bench, len(own)), site=site)
+    rank = _rank(bench, len(own))
+    return paired_differences(x[own], x[other], k=min(k or rank, rank), site=site)
 
 
 def compare_subspaces(bench: Bench) -> Iterator[dict[str, Any]]:

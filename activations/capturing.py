@@ -27,7 +27,6 @@ from activations.store import (
 )
 from corpora import Corpus
 
-_RULES = ("last", "mean", "all")
 #: Facts that must agree before a store is continued or reused, and how to call them.
 _IDENTITY = {
     "model_digest": "weights",
@@ -133,6 +132,9 @@ def _continue(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         file = shard_path(folder, number)
         if shard and not (file.exists() and file_digest(file) == shard["sha256"]):
             earlier["shards"][number], earlier["complete"] = None, False
+    rows = folder / "rows.parquet"
+    if earlier["complete"] and not (rows.exists() and file_digest(rows) == earlier["rows_sha256"]):
+        earlier["complete"] = False
     return earlier
 
 
@@ -170,6 +172,7 @@ def _run(
         return ActivationStore(manifest, rows, shards=kept)
     partial = folder / "rows.parquet.partial"
     rows.to_parquet(partial, index=False)
+    manifest["rows_sha256"] = file_digest(partial)
     partial.replace(folder / "rows.parquet")
     write_manifest(folder, manifest)
     return ActivationStore.open(folder)
@@ -185,7 +188,7 @@ def _shard(
 ) -> dict[str, np.ndarray]:
     """States of consecutive examples in their order, computed in batches of like length."""
     found: dict[int, dict[str, np.ndarray]] = {}
-    names, rule = manifest["sites_asked"], _rule(manifest["tokens"])
+    names, rule = manifest["sites_asked"], _RULES[manifest["tokens"]]
     for batch in length_batches([len(ids[i]) for i in part], budget=token_budget):
         examples = [part[i] for i in batch]
         for example, states in _passes(model, ids, examples, names, rule, manifest["dtype"]):
@@ -205,24 +208,22 @@ def _passes(
     ids: list[list[int]],
     examples: list[int],
     names: list[str],
-    rule: Callable[[Tensor, int], Tensor],
+    rule: Callable[[Tensor, Tensor], Tensor],
     dtype: str,
 ) -> list[tuple[int, dict[str, np.ndarray]]]:
     """One forward pass, or two halves where memory does not hold one."""
     try:
         tokens, mask = model.pad([ids[i] for i in examples])
-        got = model.activations(tokens, mask, names)
+        got = model.activations(tokens, mask, names, select=lambda x: rule(x, mask))
+        parts = np.cumsum([0] + [len(ids[i]) if rule is _all else 1 for i in examples])
+        arrays = {site: x.cpu().numpy().astype(dtype) for site, x in got.items()}
         return [
-            (
-                example,
-                {
-                    site: rule(x[row], len(ids[example])).float().cpu().numpy().astype(dtype)
-                    for site, x in got.items()
-                },
-            )
+            (example, {site: x[parts[row] : parts[row + 1]] for site, x in arrays.items()})
             for row, example in enumerate(examples)
         ]
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
         if len(examples) == 1:
             raise CaptureError(
                 f"Memory does not hold one text of {len(ids[examples[0]])} tokens; shorten it."
@@ -232,13 +233,31 @@ def _passes(
         return [r for half in halves for r in _passes(model, ids, half, names, rule, dtype)]
 
 
-def _rule(tokens: str) -> Callable[[Tensor, int], Tensor]:
-    """States of one text `[pos, ...]` and its length to rows `[n, ...]`."""
-    if tokens == "last":
-        return lambda x, n: x[n - 1 : n]
-    if tokens == "mean":
-        return lambda x, n: x[:n].float().mean(0, keepdim=True)
-    return lambda x, n: x[:n]
+def _out_of_memory(error: BaseException) -> bool:
+    # A CPU's allocator raises a plain RuntimeError, known only by what it says.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(
+        error
+    )
+
+
+def _last(x: Tensor, mask: Tensor) -> Tensor:
+    """States `[batch, pos, ...]` to those of each text's last token, `[batch, ...]`."""
+    return x[torch.arange(len(x), device=x.device), mask.to(x.device).sum(-1) - 1].float()
+
+
+def _mean(x: Tensor, mask: Tensor) -> Tensor:
+    """States `[batch, pos, ...]` to means over each text's tokens, `[batch, ...]`."""
+    kept = mask.to(x.device).reshape(*mask.shape, *[1] * (x.ndim - 2)) > 0
+    total = x.double().masked_fill(~kept, 0.0).sum(1)
+    return (total / kept.sum(1)).float()
+
+
+def _all(x: Tensor, mask: Tensor) -> Tensor:
+    """States `[batch, pos, ...]` to those of real tokens, text after text, `[tokens, ...]`."""
+    return x[mask.to(x.device) > 0].float()
+
+
+_RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"last": _last, "mean": _mean, "all": _all}
 
 
 def _rows(model: Model, corpus: Corpus, ids: list[list[int]], tokens: str) -> pd.DataFrame:
