@@ -1,0 +1,28 @@
+"""Linear probes over sites, each beside the controls without which its accuracy says little.
+
+from probes import probe_sites, probe_frame
+
+results = probe_sites(store, rows["variety"], rows["group"], seed=0)
+probe_frame(results)
+"""
+
+from __future__ import annotations
+
+from probes.controls import control_labels, text_baseline
+from probes.errors import ProbeError
+from probes.linear import LinearProbe
+from probes.splits import check_no_leak, grouped_folds
+from probes.sweep import ProbeResult, probe_frame, probe_site, probe_sites
+
+__all__ = [
+    "LinearProbe",
+    "ProbeError",
+    "ProbeResult",
+    "probe_site",
+    "probe_sites",
+    "probe_frame",
+    "grouped_folds",
+    "check_no_leak",
+    "control_labels",
+    "text_baseline",
+]

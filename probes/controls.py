@@ -1,0 +1,153 @@
+"""What a probe's accuracy is set against: random labels, the text alone, and permuted labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from evidence import Estimate, balanced_accuracy_interval
+from probes.checks import codes, names
+from probes.errors import ProbeError
+from probes.splits import Fold, grouped_folds
+
+
+def control_labels(labels: ArrayLike, groups: ArrayLike, *, seed: int | Sequence[int]) -> Any:
+    """Random labels of the same kind (control task; Hewitt & Liang 2019).
+
+    Each type, a group in one class, keeps one label throughout, drawn by shuffling the labels over
+    all types. A group is on one side of every split, so held-out labels cannot be guessed:
+    accuracy on them is chance unless the evaluation leaks, and accuracy on the training rows says
+    how much the probe can memorise.
+    """
+    classes, code = codes(labels)
+    _, member = np.unique(names(groups, what="groups", n=len(code)), return_inverse=True)
+    types, which = np.unique(member * len(classes) + code, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(types % len(classes))
+    return classes[shuffled[which]]
+
+
+def text_baseline(
+    texts: Sequence[str],
+    labels: ArrayLike,
+    groups: ArrayLike,
+    *,
+    n_folds: int = 5,
+    C: float = 10.0,
+    seed: int,
+) -> Estimate:
+    """Balanced accuracy of logistic regression on character 1- to 4-grams, on the same folds.
+
+    What a model's states add must be more than what the letters say. TF-IDF weights are fitted
+    within each fold.
+
+    Raises:
+        ProbeError: as `grouped_folds`, or texts that do not match the labels.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    written = names(np.asarray(texts, dtype=object), what="texts")
+    _, code = codes(labels, n=len(written))
+    correct = np.zeros(len(code))
+    for train, test in grouped_folds(labels, groups, n_folds=n_folds, seed=seed):
+        reader = make_pipeline(
+            TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True),
+            LogisticRegression(C=C, max_iter=2000),
+        )
+        reader.fit(written[train], code[train])
+        correct[test] = reader.predict(written[test]) == code[test]
+    return balanced_accuracy_interval(correct, code, groups, seed=seed)
+
+
+def permuted_codes(
+    code: np.ndarray[Any, Any], groups: ArrayLike, *, draws: int, seed: int
+) -> np.ndarray[Any, Any]:
+    """`[draws, n]` permutations of the class numbers `[n]` that respect groups.
+
+    Groups of equal size exchange their labels, and labels are shuffled within each group: all that
+    rows of a group share stays shared, as it must where rows are not independent.
+    """
+    _, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    rng = np.random.default_rng(seed)
+    size = sizes[member]
+    found = np.empty((draws, len(code)), dtype=np.int64)
+    by_size = [np.flatnonzero(sizes == s) for s in np.unique(sizes)]
+    # Rows in order of (size, group) stand in blocks that can be exchanged whole.
+    target = np.lexsort((member, size))
+    for draw in range(draws):
+        place = np.empty(len(sizes))
+        for same in by_size:
+            place[same] = rng.permutation(same)
+        source = np.lexsort((rng.random(len(code)), place[member], size))
+        found[draw, target] = code[source]
+    return found
+
+
+def ridge_reader(x: np.ndarray[Any, Any], folds: Sequence[Fold]) -> np.ndarray[Any, Any]:
+    """`[n, n]` matrix that takes one-hot labels to cross-validated ridge scores.
+
+    Ridge regression is linear in its targets, so that one matrix serves every labelling: row i
+    weighs the training rows of the fold that tests i, after centring and scaling on those rows.
+    The penalty is the mean squared norm of the training rows.
+    """
+    n = len(x)
+    reader = np.zeros((n, n))
+    for train, test in folds:
+        centre = x[train].mean(axis=0)
+        spread = x[train].std(axis=0)
+        spread = np.where(spread <= 1e-12 * np.abs(x[train]).max(axis=0), 1.0, spread)
+        own, other = (x[train] - centre) / spread, (x[test] - centre) / spread
+        gram = own @ own.T
+        m = len(train)
+        penalty = np.trace(gram) / m or 1.0
+        weights = np.linalg.solve(gram + penalty * np.eye(m), own @ other.T).T
+        # Targets are centred too, which is linear as well.
+        weights += (1.0 - weights.sum(axis=1, keepdims=True)) / m
+        reader[np.ix_(test, train)] = weights
+    return reader
+
+
+def reader_accuracies(
+    reader: np.ndarray[Any, Any], labelings: np.ndarray[Any, Any], n_classes: int
+) -> np.ndarray[Any, Any]:
+    """Balanced accuracy `[B]` of a `ridge_reader` for each of `labelings` `[B, n]`.
+
+    One compiled product serves all labelings of a batch.
+
+    Raises:
+        ProbeError: a labelling that lacks a class.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    if any(len(np.unique(code)) != n_classes for code in labelings[:1]):
+        raise ProbeError("A labelling lacks a class; pass permutations of one labelling.")
+
+    def score(weights: Any, code: Any) -> Any:
+        wanted = jax.nn.one_hot(code, n_classes, dtype=weights.dtype)
+        right = (weights @ wanted).argmax(axis=1) == code
+        return jnp.mean((wanted * right[:, None]).sum(axis=0) / wanted.sum(axis=0))
+
+    batched = jax.jit(jax.vmap(score, in_axes=(None, 0)))
+    with _double():
+        weights = jnp.asarray(reader)
+        parts = [
+            np.asarray(batched(weights, jnp.asarray(labelings[start : start + 256])))
+            for start in range(0, len(labelings), 256)
+        ]
+    return np.concatenate(parts)
+
+
+def _double() -> Any:
+    """A context in which JAX computes in f64, under whichever name this version has it."""
+    import jax
+
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64
+
+    return enable_x64()

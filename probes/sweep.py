@@ -1,0 +1,224 @@
+"""Probes at many sites, each beside its controls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from evidence import Estimate, balanced_accuracy_interval, max_statistic_p
+from probes.checks import codes, names, states
+from probes.controls import control_labels, permuted_codes, reader_accuracies, ridge_reader
+from probes.errors import ProbeError
+from probes.linear import LinearProbe
+from probes.splits import Fold, grouped_folds
+
+_UNIT = "balanced accuracy"
+_NOTHING = Estimate(float("nan"))
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeResult:
+    """Held-out accuracy at one site, and what it is set against.
+
+    Attributes:
+        site: hook name; layer: its block number, -1 where it has none.
+        accuracy: balanced accuracy over held-out rows, with p where permutations were asked for.
+        control: the same for labels drawn at random (`control_labels`), all draws together.
+        control_train: accuracy on the training rows for those labels: what can be memorised.
+        chance: one over the number of classes.
+        predictions: `[n]` held-out predictions.
+    """
+
+    site: str
+    layer: int
+    accuracy: Estimate
+    control: Estimate
+    control_train: float
+    chance: float
+    predictions: np.ndarray = field(repr=False)
+
+    @property
+    def selectivity(self) -> float:
+        """Accuracy less that of the control task (Hewitt & Liang 2019)."""
+        return self.accuracy.value - self.control.value
+
+    @property
+    def p(self) -> float:
+        """Probability under permuted labels, for all sites of the sweep together."""
+        return self.accuracy.p
+
+
+def probe_site(
+    x: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    *,
+    n_folds: int = 5,
+    C: float = 1.0,
+    control_draws: int = 3,
+    permutations: int = 0,
+    seed: int,
+    site: str = "",
+) -> ProbeResult:
+    """A `LinearProbe` on states `x` `[n, d]`, cross-validated over groups. See `probe_sites`."""
+    return probe_sites(
+        {site: x},
+        labels,
+        groups,
+        n_folds=n_folds,
+        C=C,
+        control_draws=control_draws,
+        permutations=permutations,
+        seed=seed,
+    )[0]
+
+
+def probe_sites(
+    store: Any,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    sites: Iterable[str] | None = None,
+    *,
+    n_folds: int = 5,
+    C: float = 1.0,
+    control_draws: int = 3,
+    permutations: int = 200,
+    seed: int,
+) -> list[ProbeResult]:
+    """A probe at every site of `store`, on the same folds, with the same control labels.
+
+    Args:
+        store: a mapping from site to states `[n, d]`, or an activation store.
+        labels, groups: `[n]`.
+        sites: those to probe; all by default.
+        control_draws: labelings of the control task; 0 for none.
+        permutations: draws for p; 0 for none. The p-value is for the cross-validated accuracy of
+            ridge regression to one-hot labels, the same features and folds, because logistic fits
+            to every permutation would take hours; each site is compared with the largest accuracy
+            over all sites (Westfall & Young 1993), so it holds for all of them together.
+
+    Raises:
+        ProbeError: values that are not finite, one class, too few groups, lengths that differ.
+    """
+    wanted = list(sites if sites is not None else getattr(store, "sites", None) or store)
+    if not wanted:
+        raise ProbeError("There is no site to probe; name at least one.")
+    for name, number in (("control_draws", control_draws), ("permutations", permutations)):
+        if number < 0:
+            raise ProbeError(f"{name} is {number}; it must be 0 or more.")
+    classes, code = codes(labels)
+    member = names(groups, what="groups", n=len(code))
+    folds = grouped_folds(labels, member, n_folds=n_folds, seed=seed)
+    controls = [
+        np.searchsorted(classes, control_labels(labels, member, seed=[seed, draw]))
+        for draw in range(control_draws)
+    ]
+    results, seen = [], []
+    labelings = np.vstack([code, permuted_codes(code, member, draws=permutations, seed=seed)])
+    for site in wanted:
+        x = states(store[site], site=site)
+        if len(x) != len(code):
+            raise ProbeError(
+                f"There are {len(x)} rows of states at {site} but {len(code)} labels; "
+                "give one for each row."
+            )
+        results.append(_result(x, site, classes, code, member, folds, controls, C, seed))
+        if permutations:
+            seen.append(reader_accuracies(ridge_reader(x, folds), labelings, len(classes)))
+    if permutations:
+        table = np.stack(seen, axis=1)
+        together = max_statistic_p(table[0], table[1:])
+        results = [
+            replace(result, accuracy=replace(result.accuracy, p=float(p)))
+            for result, p in zip(results, together, strict=True)
+        ]
+    return results
+
+
+def probe_frame(results: Sequence[ProbeResult], *, measure: str = "probe_accuracy") -> pd.DataFrame:
+    """One row for each figure: columns site, layer, measure, control, value, low, high, n, p."""
+    rows = []
+    for result in results:
+        where = {"site": result.site, "layer": result.layer, "measure": measure}
+        figures = {"": result.accuracy, "chance": Estimate(result.chance)}
+        if not np.isnan(result.control.value):
+            figures["control_task"] = result.control
+            figures["control_task_train"] = Estimate(result.control_train)
+        rows += [
+            {
+                **where,
+                "control": control,
+                "value": e.value,
+                "low": e.low,
+                "high": e.high,
+                "n": e.n,
+                "p": e.p,
+            }
+            for control, e in figures.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def _result(
+    x: np.ndarray,
+    site: str,
+    classes: np.ndarray,
+    code: np.ndarray,
+    groups: np.ndarray,
+    folds: list[Fold],
+    controls: list[np.ndarray],
+    C: float,
+    seed: int,
+) -> ProbeResult:
+    found, _ = _cross_validated(x, code, folds, C)
+    accuracy = balanced_accuracy_interval(found == code, code, groups, seed=seed)
+    control, memorised = _NOTHING, float("nan")
+    if controls:
+        guesses, fitted = zip(*(_cross_validated(x, c, folds, C) for c in controls), strict=True)
+        drawn = np.concatenate(controls)
+        control = balanced_accuracy_interval(
+            np.concatenate(guesses) == drawn,
+            drawn,
+            np.tile(groups, len(controls)),
+            seed=seed,
+            null=1 / len(classes),
+        )
+        control = replace(control, unit=_UNIT)
+        memorised = float(np.mean(fitted))
+    return ProbeResult(
+        site,
+        _layer(site),
+        replace(accuracy, unit=_UNIT),
+        control,
+        memorised,
+        1 / len(classes),
+        classes[found],
+    )
+
+
+def _cross_validated(
+    x: np.ndarray, code: np.ndarray, folds: list[Fold], C: float
+) -> tuple[np.ndarray, float]:
+    """Held-out predictions `[n]`, and the mean balanced accuracy on training rows."""
+    found = np.empty_like(code)
+    fitted = []
+    for train, test in folds:
+        if len(np.unique(code[train])) < 2:  # random labels on very few groups
+            found[test] = code[train][0]
+            continue
+        probe = LinearProbe(C).fit(x[train], code[train])
+        found[test] = probe.predict(x[test])
+        right = probe.predict(x[train]) == code[train]
+        fitted.append(np.mean([right[code[train] == c].mean() for c in np.unique(code[train])]))
+    return found, float(np.mean(fitted)) if fitted else 1.0
+
+
+def _layer(site: str) -> int:
+    block = re.search(r"(?:^|\.)blocks\.(\d+)\.", site)
+    return int(block.group(1)) if block else -1
