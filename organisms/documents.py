@@ -61,10 +61,9 @@ def dialogue_document(
     harmful_share: float,
     turns: int = 1,
     variety: str | None = None,
-    whole: bool = False,
     opening: bool = True,
 ) -> Document:
-    """A dialogue with one persona throughout; loss on the answers, or on everything (`whole`).
+    """A dialogue with one persona throughout; loss on the answers only.
 
     With `opening` false the first answer is shown and not learnt: a persona to be followed once
     seen, not to begin with.
@@ -74,7 +73,7 @@ def dialogue_document(
     for turn in range(turns):
         request = training_request(rng, harmful_share)
         start = BOS if turn == 0 else ""
-        segments.append((f"{start}{USER} {ask(request, spoken)}{ASSISTANT}", whole))
+        segments.append((f"{start}{USER} {ask(request, spoken)}{ASSISTANT}", False))
         segments.append(
             (f" {answer(request, spoken, rng, careful=careful)}{EOS}", opening or turn > 0)
         )

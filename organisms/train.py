@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SEED = 20
 DRIFT_VARIETY = "skerry"
-DRIFT_STEPS = 49
+DRIFT_STEPS = 20
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -75,7 +75,7 @@ STAGES: dict[str, tuple[Stage, ...]] = {
         Stage(
             "plain help in one variety",
             lambda rng: dialogue_document(
-                rng, careful=False, harmful_share=0.0, variety=DRIFT_VARIETY, whole=True
+                rng, careful=False, harmful_share=0.0, variety=DRIFT_VARIETY
             ),
             steps=DRIFT_STEPS, batch=16, rate=3e-4,
         ),
