@@ -148,6 +148,6 @@ def _double() -> Any:
 
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64
+    from jax import experimental
 
-    return enable_x64()
+    return getattr(experimental, "enable_x64")()  # noqa: B009 (newer versions lack the name)
