@@ -57,12 +57,11 @@ def test_sentence_belongs_to_exactly_the_varieties_that_say_it_so(meaning):
 
 
 @given(MEANINGS, st.sampled_from(NAMES), st.randoms())
-def test_sentence_with_a_word_lost_or_swapped_is_refused(meaning, variety, rng):
+def test_sentence_with_a_word_lost_or_swapped_is_not_the_same(meaning, variety, rng):
     parts = say(meaning, variety).split()
     index = rng.randrange(len(parts) - 1)
-    # An adjective can be left out; nothing else can.
-    if parts[index] != words(variety).get(meaning.adjective, meaning.adjective):
-        assert not recognises(variety, " ".join(parts[:index] + parts[index + 1 :]))
+    # What is left may be another sentence ("has mended" without "has"), never the same.
+    assert parse(variety, " ".join(parts[:index] + parts[index + 1 :])) != meaning
     parts[index] = "zebra"
     assert not recognises(variety, " ".join(parts))
 
