@@ -157,7 +157,7 @@ def _run(
             if manifest["shards"][number] is None:
                 states = _shard(model, corpus, ids, part, manifest, token_budget)
                 manifest["sites"] = {site: list(x.shape[1:]) for site, x in states.items()}
-                entry = {"rows": len(next(iter(states.values())))}
+                entry: dict[str, Any] = {"rows": len(next(iter(states.values())))}
                 if folder is None:
                     kept.append(states)
                 else:

@@ -77,9 +77,16 @@ def _load(
     name: str, dtype: torch.dtype | str, revision: str | None, trust: bool
 ) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     place = _place(name)
-    options = {"revision": revision} if revision else {}
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    local = Path(place).is_dir()
+    if not local and not _hub_answers(place):
+        options["local_files_only"] = True
+    bars = logging.is_progress_bar_enabled()
+    if local:
+        logging.disable_progress_bar()
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype, trust_remote_code=trust, use_safetensors=True, **options
@@ -87,7 +94,24 @@ def _load(
         reader = AutoTokenizer.from_pretrained(place, trust_remote_code=trust, **options)
     except Exception as error:  # the libraries raise many kinds; the user needs one sentence
         raise ModelError(_why(name, error)) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     return loaded, reader
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the hub can be reached; asked once, since the libraries retry for half a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info(name, timeout=10)
+    except HfHubHTTPError:  # it answered, if only to say no: the loader says why
+        return True
+    except Exception:  # no network, offline mode, a name that no hub takes
+        return False
+    return True
 
 
 def _place(name: str) -> str:
@@ -120,6 +144,11 @@ def _why(name: str, error: Exception) -> str:
         )
     if Path(name).expanduser().is_dir() or name.startswith("organism/"):
         return f"The model folder {name} is broken or incomplete: {said}"
+    if "local_files_only" in str(error) or "cached files" in str(error):
+        return (
+            f"The model {name} is not on this machine and the Hugging Face hub cannot be reached: "
+            "give a local folder or an organism, or connect and try again."
+        )
     return f"The model {name} was not found here nor on the Hugging Face hub: {said}"
 
 

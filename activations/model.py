@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, Protocol
 
 import numpy as np
@@ -240,16 +241,23 @@ class Model:
         """
         ids = [self.encode(prompt, rendered=rendered) for prompt in prompts]
         replies = [""] * len(ids)
-        end = self.tokenizer.eos_token_id
+        ends = self._ends
         with self.lock:
             for batch in length_batches([len(i) for i in ids], budget=4096):
                 tokens, mask = self.pad([ids[i] for i in batch], side="left")
-                for place, new in zip(batch, self._decode(tokens, mask, max_new_tokens, end)):
+                for place, new in zip(batch, self._decode(tokens, mask, max_new_tokens, ends)):
                     room = self.max_length - len(ids[place])
                     replies[place] = self.tokenizer.decode(new[:room], skip_special_tokens=True)
         return replies
 
-    def _decode(self, tokens: Tensor, mask: Tensor, steps: int, end: int | None) -> list[list[int]]:
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Tokens that end a reply: the tokenizer's, and those the model itself declares."""
+        own = getattr(getattr(self.hf, "generation_config", None), "eos_token_id", None)
+        several = own if isinstance(own, (list, tuple)) else [own]
+        return [t for t in dict.fromkeys([self.tokenizer.eos_token_id, *several]) if t is not None]
+
+    def _decode(self, tokens: Tensor, mask: Tensor, steps: int, ends: list[int]) -> list[list[int]]:
         """Greedy decoding with a key-value cache and explicit position ids."""
         cache, done = None, torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         new: list[Tensor] = []
@@ -271,15 +279,15 @@ class Model:
                 self._positions = None
             cache = out.past_key_values
             chosen = out.logits[:, -1].argmax(-1)
-            new.append(torch.where(done, torch.full_like(chosen, end or 0), chosen))
-            if end is not None:
+            new.append(torch.where(done, torch.full_like(chosen, ends[0] if ends else 0), chosen))
+            for end in ends:
                 done |= chosen == end
-                if bool(done.all()):
-                    break
+            if bool(done.all()):
+                break
             step_in = chosen[:, None]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         rows = torch.stack(new, dim=1).tolist()
-        return [row[: row.index(end)] if end in row else row for row in rows]
+        return [list(takewhile(lambda token: token not in ends, row)) for row in rows]
 
     def losses(
         self, texts: Sequence[str]

@@ -273,6 +273,26 @@ def test_what_cannot_be_opened_is_said_in_one_sentence(tmp_path):
         open_model(plain)
 
 
+def test_a_hub_out_of_reach_is_said_in_one_sentence(monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_args, **_options):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    with pytest.raises(ModelError, match="cannot be reached"):
+        open_model("nobody/nothing-here")
+
+
+def test_a_reply_ends_at_any_token_that_the_model_declares(texts):
+    plain = tiny("gpt2")
+    first = open_model(plain, tokenizer=tokenizer(), device="cpu")
+    reply = first.tokenizer(first.generate(texts[:1], max_new_tokens=4, rendered=False)[0])
+    plain.generation_config.eos_token_id = [1, reply["input_ids"][0]]
+    again = open_model(plain, tokenizer=tokenizer(), device="cpu")
+    assert again.generate(texts[:1], max_new_tokens=4, rendered=False) == [""]
+
+
 def test_code_that_comes_with_a_model_is_refused(tmp_path):
     own = {"AutoConfig": "c.C", "AutoModelForCausalLM": "m.M"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "odd", "auto_map": own}))
