@@ -122,7 +122,10 @@ def _place(name: str) -> str:
         if short not in organisms.NAMES:
             known = ", ".join(f"organism/{n}" for n in organisms.NAMES)
             raise ModelError(f"There is no {name}; embedded are {known}.")
-        return str(organisms.path(short))
+        try:
+            return str(organisms.path(short))
+        except ValueError as error:
+            raise ModelError(str(error)) from None
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
