@@ -161,7 +161,7 @@ def models() -> None:
 
     for name in organisms.NAMES:
         card = organisms.card(name)
-        print(f"organism/{name}  {card.get('summary', '')}".rstrip())
+        print(f"organism/{name}  {card.get('about', '')}".rstrip())
 
 
 @app.command()
@@ -230,6 +230,7 @@ def _is_users(error: BaseException) -> bool:
     known = {
         "corpora": ("CorpusError",),
         "evidence": ("EvidenceError",),
+        "organisms": ("OrganismError",),
         "activations": ("ModelError", "SiteError", "StoreError", "CaptureError"),
         "geometry": ("GeometryError",),
         "probes": ("ProbeError",),

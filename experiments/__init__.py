@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from experiments.results import as_frame
 from experiments.settings import CompareSettings, ConfigError
+
+if TYPE_CHECKING:
+    from experiments.compare import run_compare
 
 __all__ = ["CompareSettings", "ConfigError", "as_frame", "run_compare"]
 

@@ -99,7 +99,7 @@ class CompareSettings(Settings):
     loss_groups: int = Field(default=32, ge=2)
     max_requests: int = Field(default=64, ge=4, description="requests of each behaviour and split")
     new_tokens: int = Field(default=12, ge=1)
-    add_scales: list[float] = Field(default=[0.25, 0.5, 1.0, 2.0], min_length=1)
+    add_scales: list[float] = Field(default=[0.4, 0.6, 0.8, 1.0], min_length=1)
     patch_pairs: int = Field(default=6, ge=0, description="sentence pairs of each variety")
     patch_positions: int = Field(default=24, ge=1)
     patch_layers: int = Field(default=8, ge=1)

@@ -60,7 +60,8 @@ def averaged(bench: Bench, *, progress: bool) -> Bench:
     """The same bench with states averaged over each text's tokens."""
     if bench.settings.tokens == "mean":
         return bench
-    settings = bench.settings.model_copy(update={"tokens": "mean", "store": ""})
+    beside = f"{bench.settings.store}-mean" if bench.settings.store else ""
+    settings = bench.settings.model_copy(update={"tokens": "mean", "store": beside})
     return set_up(settings, bench.inputs, bench.model, progress=progress)
 
 

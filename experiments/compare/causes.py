@@ -18,7 +18,6 @@ from experiments.results import row
 from geometry import Subspace, random_subspace
 from interventions import ablate, add, is_refusal
 
-
 _SEARCHED = 4  # sites tried for the addition, evenly spaced over depth
 
 
@@ -69,7 +68,7 @@ def remove_and_add_refusal(bench: Bench, *, progress: bool) -> Iterator[dict[str
         return
     sites = [s for s in bench.sites if s != bench.model.embedding_site]
     found = {s: harmful_direction(bench, s) for s in sites}
-    tasks = [("", "", None)]
+    tasks: list[tuple[str, str, Any]] = [("", "", None)]
     tasks.append(("ablate(refusal)", "", ablate(found, name="ablate(refusal)")))
     zero = ablate(found, to="zero", name="ablate_to_zero(refusal)")
     tasks.append(("ablate_to_zero(refusal)", "", zero))
@@ -95,7 +94,8 @@ def _refusal_rows(
     bench: Bench, tasks: Sequence[tuple[str, str, Any]], site: str, *, progress: bool
 ) -> Iterator[dict[str, Any]]:
     """Random draws of one edit are pooled: each request then counts by its share of refusals."""
-    sides = dict(zip(("harmful", "harmless"), request_rows(bench, train=False), strict=True))
+    harmful, harmless = request_rows(bench, train=False)
+    sides: dict[str, Rows] = {"harmful": harmful, "harmless": harmless}
     frame = bench.inputs.corpus.frame
     flags: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for name, control, edit in tqdm(tasks, desc="refusal", disable=not progress):

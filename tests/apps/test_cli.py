@@ -64,7 +64,7 @@ def test_a_bad_corpus_is_one_sentence_and_leaves_nothing(name, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     file, content, message = BAD_FILES[name]
     (tmp_path / file).write_bytes(content)
-    code, out, err = isogloss(
+    code, _, err = isogloss(
         monkeypatch, capsys, "run", "compare", "--corpus", file, "--standard", "std"
     )
     assert code == 2, err
