@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,8 +24,7 @@ EMBEDDING = "blocks.0.hook_resid_pre"
 
 #: Cut down for speed only: fewer draws and controls, never other questions.
 QUICK: dict[str, Any] = {
-    "max_groups": 100,
-    "control_draws": 2,
+    "control_draws": 1,
     "permutations": 20,
     "null_draws": 200,
     "split_draws": 6,
@@ -34,11 +34,10 @@ QUICK: dict[str, Any] = {
     "patch_pairs": 1,
     "patch_positions": 8,
 }
-#: For the killed run only its course counts, so less of everything; still two shards.
+#: For the killed run only its course counts: less of everything but texts, which fill two shards.
 TINY: dict[str, Any] = QUICK | {
-    "max_groups": 40,
-    "layers": [1, 3],
-    "control_draws": 1,
+    "layers": [3],
+    "folds": 2,
     "null_draws": 50,
     "split_draws": 2,
     "ablation_controls": 1,
@@ -168,15 +167,17 @@ def test_patching_the_last_state_of_the_last_layer_hands_over_the_prediction(
 def test_killed_run_goes_on_to_the_results_of_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed once inside the capture and once after the first stage, then left to finish."""
+    """Killed once after the first of two shards, once after the first stage, then let finish."""
     monkeypatch.chdir(tmp_path)
     calm = run_compare(
         CompareSettings(**TINY, store="calm-store"), out=tmp_path / "calm", progress=False
     )
     command = _command(TINY, store="store", out="killed")
     probe = tmp_path / "killed" / "stages" / "probe.parquet"
-    _kill_when(command, lambda: any((tmp_path / "store").rglob("*.safetensors")))
-    assert not (tmp_path / "killed" / "report.md").exists()
+    _kill_when(command, lambda: _recorded(tmp_path / "store") > 0)
+    assert not probe.exists()
+    first = min((tmp_path / "store").rglob("*.safetensors"))
+    written = first.stat().st_mtime_ns
     _kill_when(command, probe.exists)
     assert probe.exists() and not (tmp_path / "killed" / "results.parquet").exists()
     subprocess.run(command, check=True, timeout=120, env=_environment())
@@ -186,6 +187,8 @@ def test_killed_run_goes_on_to_the_results_of_an_undisturbed_one(
         pd.read_parquet(tmp_path / "killed" / "results.parquet"),
         pd.read_parquet(calm.path / "results.parquet"),
     )
+    assert first.stat().st_mtime_ns == written, "a whole shard was captured again"
+    assert len(_shards(tmp_path / "store")) == 2
     for suffix in ("", "-mean"):
         assert _shards(tmp_path / f"store{suffix}") == _shards(tmp_path / f"calm-store{suffix}")
 
@@ -214,6 +217,15 @@ def _kill_when(command: list[str], happened: Callable[[], bool], *, seconds: flo
     finally:
         process.kill()
         process.wait()
+
+
+def _recorded(folder: Path) -> int:
+    """Number of shards that the store's manifest counts as whole."""
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return 0
+    shards = json.loads(manifest.read_text(encoding="utf-8"))["shards"]
+    return sum(shard is not None for shard in shards)
 
 
 def _shards(folder: Path) -> dict[str, bytes]:
