@@ -138,6 +138,7 @@ def _overlap(results: pd.DataFrame) -> Iterator[str]:
     for reference, words in (
         ("planted_similarity", "the similarity planted by the grammar"),
         ("planted_structure_given_words", "planted structure when planted words are held fixed"),
+        ("planted_similarity_given_text", "planted similarity beyond the overlap of the texts"),
     ):
         if reference in plan.index:
             r = plan.loc[reference]

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from evidence import Estimate, spearman_permutation
@@ -61,8 +62,9 @@ def compare_subspaces(bench: Bench) -> Iterator[dict[str, Any]]:
     pairing = pair_up(bench)
     if len(pairing.groups) < 4:
         return
+    text = _text_overlaps(bench, pairing)
     for site in bench.sites:
-        yield from _at_site(bench, pairing, site)
+        yield from _at_site(bench, pairing, site, text)
 
 
 def _rank(bench: Bench, n_groups: int) -> int:
@@ -70,7 +72,29 @@ def _rank(bench: Bench, n_groups: int) -> int:
     return max(1, min(bench.settings.k, bench.model.d_model, n_groups // 2))
 
 
-def _at_site(bench: Bench, pairing: Pairing, site: str) -> Iterator[dict[str, Any]]:
+def _text_overlaps(bench: Bench, pairing: Pairing) -> dict[tuple[str, str], float]:
+    """The overlaps that the text alone gives: the same measure on character n-gram counts."""
+    if bench.inputs.truth is None:
+        return {}
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rows = np.concatenate(list(pairing.rows.values()))
+    counts = TfidfVectorizer(analyzer="char", ngram_range=(1, 4)).fit_transform(
+        bench.inputs.corpus.frame["text"].iloc[rows]
+    )
+    size = min(bench.model.d_model, min(counts.shape) - 1)
+    x = TruncatedSVD(size, random_state=bench.settings.seed).fit_transform(counts)
+    parts = dict(zip(pairing.rows, np.split(x, len(pairing.rows)), strict=True))
+    standard = parts.pop(bench.inputs.standard)
+    differences = {v: part - standard for v, part in parts.items()}
+    k = _rank(bench, len(pairing.groups))
+    return _split_half_overlaps(differences, k, bench.settings.split_draws, bench.settings.seed)
+
+
+def _at_site(
+    bench: Bench, pairing: Pairing, site: str, text: dict[tuple[str, str], float]
+) -> Iterator[dict[str, Any]]:
     from activations import layer_of
 
     settings = bench.settings
@@ -99,7 +123,7 @@ def _at_site(bench: Bench, pairing: Pairing, site: str) -> Iterator[dict[str, An
         )
     yield from _angles(differences, k, where, n)
     yield from _nulls(bench, np.concatenate(list(differences.values())), k, where)
-    yield from _against_plan(bench, shared, where)
+    yield from _against_plan(bench, shared, text, where)
 
 
 def _bases(differences: dict[str, np.ndarray], groups: np.ndarray, k: int) -> np.ndarray:
@@ -205,27 +229,41 @@ def _nulls(
         )
 
 
+def _matrix(values: dict[tuple[str, str], float], names: tuple[str, ...]) -> np.ndarray:
+    return np.array([[values.get((a, b), values.get((b, a), 1.0)) for b in names] for a in names])
+
+
 def _against_plan(
-    bench: Bench, shared: dict[tuple[str, str], float], where: dict[str, Any]
+    bench: Bench,
+    shared: dict[tuple[str, str], float],
+    text: dict[tuple[str, str], float],
+    where: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Rank correlation with what the grammar planted, and what of it goes beyond the words."""
     truth, names = bench.inputs.truth, bench.inputs.dialects
     if truth is None or len(names) < 5:
         return
-    found = np.array([[shared.get((a, b), shared.get((b, a), 1.0)) for b in names] for a in names])
+
+    def planted(frame: pd.DataFrame) -> np.ndarray:
+        return frame.loc[list(names), list(names)].to_numpy(dtype=float)
+
+    similar, words, structure = map(
+        planted, (truth.similarity, truth.word_similarity, truth.structure_similarity)
+    )
+    seen = _matrix(text, names)
     plans = {
-        "planted_similarity": (truth.similarity, None),
-        "planted_word_similarity": (truth.word_similarity, None),
-        "planted_structure_similarity": (truth.structure_similarity, None),
-        "planted_structure_given_words": (truth.structure_similarity, truth.word_similarity),
+        "planted_similarity": (similar, None),
+        "planted_word_similarity": (words, None),
+        "planted_structure_similarity": (structure, None),
+        "planted_structure_given_words": (structure, words),
+        "planted_similarity_given_text": (similar, seen),
+        "text_overlap": (seen, None),
     }
-    for reference, (plan, held) in plans.items():
-        wanted = plan.loc[list(names), list(names)].to_numpy(dtype=float)
-        control = None if held is None else held.loc[list(names), list(names)].to_numpy(dtype=float)
+    for reference, (wanted, held) in plans.items():
         estimate = spearman_permutation(
-            found,
+            _matrix(shared, names),
             wanted,
-            control=control,
+            control=held,
             draws=bench.settings.null_draws,
             seed=bench.settings.seed,
         )
