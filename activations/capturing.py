@@ -117,6 +117,8 @@ def _manifest(
 
 def _continue(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest of what is there already, after checking that it is of the same capture."""
+    if folder.is_file():
+        raise StoreError(f"{folder} is a file; name a folder for the store.")
     if not folder.exists() or not any(folder.iterdir()):
         return manifest
     if not (folder / "manifest.json").exists():

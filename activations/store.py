@@ -221,5 +221,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"A store cannot be made at {folder} ({error.strerror}); name another folder."
+        ) from None
     replace_bytes(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())

@@ -183,6 +183,10 @@ def explore(
     """Open the explorer on a run, in the browser, on this machine only."""
     from apps.launch import explore as launch
 
+    if not Path(target).is_dir():
+        from experiments.settings import ConfigError
+
+        raise ConfigError(f"There is no folder {target}; isogloss run compare makes a run.")
     raise typer.Exit(launch(target, port=port))
 
 
@@ -217,12 +221,22 @@ def main() -> None:
     """Entry point: exit 0 done, 2 bad input with one sentence, 1 our fault."""
     _quiet_libraries()
     try:
-        app()
+        code = app(standalone_mode=False)
     except Exception as error:
-        if _is_users(error):
-            print(f"isogloss: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-        raise
+        told = _misuse(error) if hasattr(error, "format_message") else str(error)
+        if not (_is_users(error) or hasattr(error, "format_message")):
+            raise
+        if told:
+            print(f"isogloss: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
+    raise SystemExit(code or 0)
+
+
+def _misuse(error: Any) -> str:
+    """A command line that cannot be read, in one sentence; empty where help was printed instead."""
+    told = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "isogloss"
+    return f"{told}; see {command} --help." if told else ""
 
 
 def _is_users(error: BaseException) -> bool:

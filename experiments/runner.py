@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import shutil
 import time
@@ -63,7 +64,7 @@ class Run:
             stamp = time.strftime("%Y%m%d-%H%M%S")
             path = Path(root) / experiment / f"{stamp}-{settings.digest()}"
         check_out(path, settings)
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
         run = cls(path, settings)
         settings.write(path / "config.toml")
         run._open_log()
@@ -122,6 +123,9 @@ def check_out(path: Path, settings: Settings) -> None:
     """Refuse a folder that holds anything but an earlier run of the same settings."""
     if path.is_file():
         raise ConfigError(f"--out {path} is a file; name a folder.")
+    above = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise ConfigError(f"--out {path} cannot be made in {above}; name another folder.")
     if not path.exists() or not any(path.iterdir()):
         return
     earlier = path / "config.toml"
@@ -132,6 +136,15 @@ def check_out(path: Path, settings: Settings) -> None:
     same = type(settings).read(earlier).digest() == settings.digest()
     if not same:
         raise ConfigError(f"--out {path} holds a run with other settings; name another folder.")
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {path} cannot be made ({error.strerror}); name another folder."
+        ) from None
 
 
 def _version(name: str) -> str | None:

@@ -89,17 +89,54 @@ def test_a_bad_corpus_is_one_sentence_and_leaves_nothing(name, tmp_path, monkeyp
         (["--tokens", "first"], "tokens"),
         (["--config", "none.toml"], "none.toml"),
         (["--standard", "martian"], "martian"),
+        (["--seed", "x"], "--seed"),
+        (["--nope"], "--nope"),
+        (["--out", "a-file/run"], "a-file"),
     ],
 )
 def test_a_bad_option_is_one_sentence_and_leaves_nothing(
     arguments, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").write_text("mine")
     code, _, err = isogloss(monkeypatch, capsys, "run", "compare", "--quiet", *arguments)
     assert code == 2, err
     assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
     assert re.search(message, err), err
-    assert not (tmp_path / "runs").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare"], "No such command 'compare'"),
+        (["run", "nothing"], "nothing"),
+        (["explore", "nowhere"], "no folder nowhere"),
+        (["store", "info", "nowhere"], "no store at nowhere"),
+        (["capture", "--model", "organism/base", "--store", "a-file"], "a-file"),
+        (["capture", "--model", "organism/base", "--store", "a-file/s"], "a-file"),
+        (["capture", "--model", "organism/base"], "--store"),
+    ],
+)
+def test_a_bad_call_of_any_command_is_one_sentence(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").write_text("mine")
+    code, _, err = isogloss(monkeypatch, capsys, *arguments)
+    assert code == 2, err
+    assert len(err.strip().splitlines()) == 1
+    assert re.search(message, err), err
+    assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+def test_help_and_lists_end_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--help"], ["run", "compare", "--help"], ["runs"]):
+        code, out, err = isogloss(monkeypatch, capsys, *arguments)
+        assert (code, err) == (0, "")
+        assert out.strip()
 
 
 @pytest.mark.slow
