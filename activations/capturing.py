@@ -248,8 +248,14 @@ def _last(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _mean(x: Tensor, mask: Tensor) -> Tensor:
-    """States `[batch, pos, ...]` to means over each text's tokens, `[batch, ...]`."""
-    kept = mask.to(x.device).reshape(*mask.shape, *[1] * (x.ndim - 2)) > 0
+    """States `[batch, pos, ...]` to means over each text's tokens but the first, `[batch, ...]`.
+
+    The first token is where attention rests, with a norm tens of times the others', so it would
+    be most of any mean (Xiao et al. 2023). A text of one token keeps it.
+    """
+    counted = mask.to(x.device) > 0
+    counted[:, 0] &= counted.sum(1) == 1
+    kept = counted.reshape(*mask.shape, *[1] * (x.ndim - 2))
     total = x.double().masked_fill(~kept, 0.0).sum(1)
     return (total / kept.sum(1)).float()
 

@@ -36,8 +36,8 @@ def remove_varieties(bench: Bench, *, progress: bool) -> Iterator[dict[str, Any]
 
     The subspaces come from the train groups' states averaged over tokens, since the edit acts
     at every token (one estimated at the last token alone sets the others far off their course).
-    They are set to the standard's mean at every block output. Random subspaces of the same size
-    stand beside them.
+    They are set to the standard's mean at every block output, at every token but the first.
+    Random subspaces of the same size stand beside them.
     """
     if not bench.inputs.corpus.has_varieties:
         return
@@ -159,7 +159,13 @@ def _random_like(bench: Bench, direction: Subspace, draw: int) -> Subspace:
 
 def _variety_edit(bench: Bench, variety: str) -> Any:
     spaces = {s: _removed(bench, s, variety) for s in bench.block_sites}
-    return ablate(spaces, name=f"ablate(variety:{variety})")
+    return ablate(spaces, positions=_after_first(bench), name=f"ablate(variety:{variety})")
+
+
+def _after_first(bench: Bench) -> range:
+    """Every position but the first, whose state is a resting place of attention, not language."""
+    texts = bench.inputs.corpus.frame["text"].iloc[_held_out(bench)]
+    return range(1, max(len(bench.model.encode(text)) for text in texts))
 
 
 def _removed(bench: Bench, site: str, variety: str) -> Subspace:
@@ -177,6 +183,7 @@ def _random_edits(bench: Bench) -> Iterator[Any]:
                 s: random_subspace(m.d, m.k, seed=int(rng.integers(2**31)), mean=m.mean)
                 for s, m in like.items()
             },
+            positions=_after_first(bench),
             name="ablate(random)",
         )
 

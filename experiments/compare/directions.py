@@ -119,6 +119,7 @@ def _cosine_nulls(
 ) -> Iterator[dict[str, Any]]:
     draws, seed = bench.settings.null_draws, bench.settings.seed
     d = len(covariance)
+    k = min(k, int(np.linalg.matrix_rank(covariance)))
     samples = {
         "random_subspace": haar_overlap_sample(d, 1, k, draws=draws, seed=seed),
         "covariance_null": covariance_overlap_sample(covariance, 1, k, draws=draws, seed=seed),

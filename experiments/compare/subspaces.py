@@ -101,9 +101,10 @@ def _at_site(
     x = bench.states(site)
     standard = x[pairing.rows[bench.inputs.standard]]
     differences = {v: x[pairing.rows[v]] - standard for v in bench.inputs.dialects}
-    if any(np.linalg.matrix_rank(d) == 0 for d in differences.values()):
+    rank = min(int(np.linalg.matrix_rank(d)) for d in differences.values())
+    if rank == 0:
         return  # by design at the embedding of a neutral token: nothing differs, so no subspace
-    k = _rank(bench, len(pairing.groups))
+    k = min(_rank(bench, len(pairing.groups)), rank)
     where = {"site": site, "layer": layer_of(site)}
     shared = _split_half_overlaps(differences, k, settings.split_draws, settings.seed)
     spread = _bootstrap(differences, k, settings.bootstrap_draws, settings.seed)
