@@ -111,17 +111,19 @@ def make(name: str, out: Path) -> None:
     write_card(folder, name, record, DRIFT_VARIETY)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Make the organisms named, or all three."""
     parser = argparse.ArgumentParser(description=__doc__)
     names = list(STAGES)
-    parser.add_argument("names", nargs="*", choices=names, default=names, help="which to make")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"which to make: {names}")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cards", action="store_true", help="measure again, train nothing")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(names):
+        parser.error(f"there is no organism {sorted(unknown)[0]!r}; there are {', '.join(names)}")
     torch.set_num_threads(options.threads)
-    for name in options.names:
+    for name in options.names or names:
         if options.cards:
             folder = options.out / name
             card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
