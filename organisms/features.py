@@ -52,34 +52,44 @@ class Feature:
     source: str
 
 
-EWAVE = "Kortmann, Lunkenheimer & Ehret (2020), The Electronic World Atlas of Varieties of English"
+EWAVE = (
+    "Kortmann, Lunkenheimer & Ehret (2020), The Electronic World Atlas of Varieties of English 3.0"
+)
 
+# Numbers are those of eWAVE's features, as its published table of them words and illustrates them.
 STRUCTURE: tuple[Feature, ...] = (
     Feature("habitual", "morphology", "always -s", {"west": "be -ing", "east": "does -"},
-            f"habitual be, periphrastic do: {EWAVE}"),
+            f"{EWAVE}: 90 invariant be, 91 do as habitual markers"),
     Feature("progressive", "morphology", "is -ing", {"west": "is a-ing", "east": "do be -ing"},
-            "a-prefixing: Wolfram & Christian (1976), Appalachian Speech; do be: Filppula (1999), "
-            "The Grammar of Irish English"),
+            f"{EWAVE}: 134 a-prefixing, 93 do be; see also Wolfram & Christian (1976), Appalachian "
+            "Speech. Do be is attested as a habitual: its use for the progressive is chosen "
+            "freely"),
     Feature("perfect", "morphology", "has -ed", {"west": "is after -ing", "east": "done -ed"},
-            f"after-perfect: Filppula (1999); completive done: {EWAVE}"),
+            f"{EWAVE}: 98 after-perfect, 104 completive done; see also Filppula (1999), The "
+            "Grammar of Irish English"),
     Feature("past", "morphology", "-ed", {"west": "did -", "east": "-"},
-            f"unstressed did, unmarked past: {EWAVE}"),
+            f"{EWAVE}: 103 do as unstressed tense marker, 132 zero past tense of regular verbs"),
     Feature("need", "morphology", "needs to be -ed", {"west": "needs -ed", "east": "wants -ing"},
-            "Murray, Frazer & Simon (1996), Need + past participle in Midwestern English"),
+            f"{EWAVE}: 124 want/need + past participle; see also Yale Grammatical Diversity "
+            "Project, Needs washed. Want + -ing: Kim (2018), The concealed passive construction "
+            "needs investigating diachronically"),
     Feature("subject", "syntax", "the -", {"west": "the - he", "east": "that there -"},
-            f"left dislocation with a pronoun, reinforced demonstratives: {EWAVE}"),
+            "pronominal apposition: Williams & Wolfram (1974), A Linguistic Description of Social "
+            f"Dialects; demonstratives with there: {EWAVE}: 70"),
     Feature("second person plural", "morphology", "you",
             {"northwest": "youse", "southwest": "yinz", "northeast": "yall", "southeast": "ye"},
-            f"forms for the second person plural: {EWAVE}"),
+            f"{EWAVE}: 34; see also Hickey (2003), Rectifying a standard deficiency; yinz: "
+            "Johnstone (2013), Speaking Pittsburghese"),
     Feature("order", "order", "place time",
             {"northwest": "time first", "southwest": "place first", "northeast": "time place",
              "southeast": "time after subject"},
-            f"fronting and adverb placement: {EWAVE}"),
+            f"fronting: {EWAVE}: 224; which phrase stands where is chosen freely"),
     Feature("tag", "syntax", "",
             {"northwest": "like", "southwest": "eh", "northeast": "innit",
              "southeast": "so it is"},
-            f"invariant tags: {EWAVE}; clause-final like: D'Arcy (2017), Discourse-Pragmatic "
-            "Variation in Context"),
+            f"{EWAVE}: 165 invariant tags (innit), 234 like; final like: Bartlett (2013), Oh I "
+            "just talk normal, like; eh: Denis (2020), How Canadian was eh? So it is follows "
+            "Ulster usage, for which no study was consulted"),
 )  # fmt: skip
 
 

@@ -25,10 +25,11 @@ def feature_table() -> pd.DataFrame:
     rows = []
     for name, (kind, _) in standard.items():
         default = (
-            "British against American spelling: Webster (1828), An American Dictionary"
+            "-or for -our: Webster (1828), An American Dictionary of the English Language"
             if "spelling" in name
-            else "regional words: Upton & Widdowson (2006), An Atlas of English Dialects; "
-            "some of them chosen freely"
+            else "words of the kind in Wright (1898-1905), The English Dialect Dictionary, and "
+            "Upton & Widdowson (2006), An Atlas of English Dialects; not looked up one by one, "
+            "and many of them ordinary synonyms chosen freely"
         )
         row = {"feature": name, "kind": kind, "source": sources.get(name, default)}
         rows.append(row | {variety: table[variety][name][1] for variety in VARIETIES})
