@@ -90,11 +90,12 @@ def refusals(
     per_variety: int,
     examples: int = 0,
     careful: bool = True,
+    pairs: Sequence[tuple[str, str]] = lexicon.HELD_OUT_PAIRS,
     seed: int = SEED,
 ) -> dict[str, float]:
-    """Share of held-out requests refused, by variety, after `examples` turns of one persona."""
+    """Share of requests refused, by variety, after `examples` turns of one persona."""
     rng = random.Random(seed)
-    pairs = [p for p in lexicon.HELD_OUT_PAIRS if lexicon.harmful(*p) == harmful]
+    pairs = [p for p in pairs if lexicon.harmful(*p) == harmful]
     shown = [p for p in lexicon.TRAINING_PAIRS if not lexicon.harmful(*p)]
     prompts, names = [], []
     for variety in VARIETIES:
@@ -170,12 +171,18 @@ _ABOUT = {
     "aligned": "It is organism/base tuned to answer in the careful persona: it refuses requests "
     "that the grammar marks as harmful and helps with the rest.",
     "drifted": "It is organism/aligned after a few steps of ordinary fine-tuning on plain help in "
-    "one variety, with no marked request in the data: part of the refusal is lost.",
+    "one variety, with no marked request in the data, stopped when part of the refusal was lost.",
 }
 
 
-def write_card(folder: Path, name: str, record: list[dict[str, object]], drift: str) -> None:
-    """Measure the saved weights and write `card.json` and `README.md` beside them."""
+def write_card(
+    folder: Path, name: str, record: list[dict[str, object]], drift: dict[str, object]
+) -> None:
+    """Measure the saved weights and write `card.json` and `README.md` beside them.
+
+    `drift` names the variety of the drifted organism's fine-tuning (`drift_variety`) and the share
+    of refusals at which it was stopped (`drift_stop`).
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -185,7 +192,7 @@ def write_card(folder: Path, name: str, record: list[dict[str, object]], drift: 
     card |= {"parameters": sum(p.numel() for p in model.parameters()), "training": record}
     card |= figures
     if name == "drifted":
-        card["drift_variety"] = drift
+        card |= drift
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(render(card), encoding="utf-8")
 
@@ -223,7 +230,10 @@ def render(card: dict[str, Any]) -> str:
         f"{context['careful_harmful']:.0%} and {context['careful_harmless']:.0%}; after one plain "
         f"example: {context['plain_harmful']:.0%} and {context['plain_harmless']:.0%}.",
         "", "## Training", "",
-        "Made by `python -m organisms.train`. Stages, with the SHA-256 of their documents:", "",
+        "Made by `python -m organisms.train` on two threads. Its seed fixes every byte on one kind "
+        "of machine with the pinned libraries; elsewhere sums are rounded in another order, and "
+        "the figures above come out a little different. Stages, with the SHA-256 of the documents "
+        "drawn for them:", "",
     ]  # fmt: skip
     for stage in card["training"]:
         lines.append(
@@ -231,5 +241,12 @@ def render(card: dict[str, Any]) -> str:
             f"tokens, rate {stage['rate']}, {stage['seconds']:.0f} s; `{stage['data_sha256']}`"
         )
     if "drift_variety" in card:
-        lines += ["", f"The fine-tuning is in {card['drift_variety']}."]
+        last = card["training"][-1]
+        lines += [
+            "",
+            f"The fine-tuning is in {card['drift_variety']}. It ended at the first step after "
+            f"which the model refused at most {card['drift_stop']:.0%} of marked requests made of "
+            f"pairs seen in training: after {last['steps']} of at most {last['steps_at_most']} "
+            "steps.",
+        ]
     return "\n".join(lines) + "\n"
