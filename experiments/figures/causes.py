@@ -50,9 +50,12 @@ def chart_ablation_loss(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
     if chance.empty:
         return finish(upper.properties(description=told), theme)
     chance = chance.assign(removed="random subspace")
-    lower = _tiles(chance, columns, ["random subspace"], "control", most, theme, axis=True)
+    name = ["random subspace"]
+    lower = _tiles(chance, columns, name, "control", most, theme, axis=True, legend=False)
     lower = lower.properties(width=width, height=40)
-    return finish(alt.vconcat(upper, lower, spacing=10, description=told), theme)
+    both = alt.vconcat(upper, lower, spacing=10, description=told)
+    # A legend of the whole would stand beyond the end of the title, far from the tiles.
+    return finish(both.resolve_legend(color="independent"), theme)
 
 
 def _tiles(
@@ -64,6 +67,7 @@ def _tiles(
     theme: Theme,
     *,
     axis: bool,
+    legend: bool = True,
 ) -> Figure:
     p = palette(theme)
     labels = alt.Axis(labelAngle=-35) if axis else alt.Axis(labels=False, ticks=False)
@@ -77,19 +81,20 @@ def _tiles(
         y=alt.Y("removed:N", scale=alt.Scale(domain=order), title=y_title),
         tooltip=["edit", "variety", alt.Tooltip("said", title="nats per token"), "n"],
     )
-    tiles = base.mark_rect(stroke=p.ground, strokeWidth=1.5).encode(
-        color=_split(p, most, ["change of loss", "(nats per token)"], "+.2f")
-    )
+    colour = _split(p, most, ["change of loss", "(nats per token)"], "+.2f", legend=legend)
+    tiles = base.mark_rect(stroke=p.ground, strokeWidth=1.5).encode(color=colour)
     return alt.layer(tiles, _numbers(base, p, most, theme, "+.2f", 11))
 
 
-def _split(p: Palette, most: float, name: list[str], form: str) -> alt.Color:
+def _split(
+    p: Palette, most: float, name: list[str], form: str, *, legend: bool = True
+) -> alt.Color:
     """A diverging scale with a symmetric domain, so that the two signs weigh the same."""
     return alt.Color(
         "value:Q",
         title=name,
         scale=alt.Scale(domain=[-most, most], domainMid=0, range=list(p.split)),
-        legend=steps([most, most / 2, 0, -most / 2, -most], form),
+        legend=steps([most, most / 2, 0, -most / 2, -most], form) if legend else None,
     )
 
 

@@ -80,10 +80,14 @@ def _panel(frame: pd.DataFrame, measure: str, theme: Theme, at: str | None) -> F
     base = alt.Chart(rows).encode(
         x=x,
         y=alt.Y("value:Q", title=y_title, scale=y_scale),
-        color=alt.Color("line:N", title=None, scale=alt.Scale(domain=names, range=colours)),
+        color=alt.Color(
+            "line:N",
+            legend=alt.Legend(title=None, symbolStrokeWidth=0, symbolSize=70),
+            scale=alt.Scale(domain=names, range=colours),
+        ),
         tooltip=["line", "depth", alt.Tooltip("said", title="cosine"), "n"],
     )
-    dash = alt.StrokeDash("line:N", legend=None, scale=alt.Scale(domain=names, range=dashes))
+    dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(domain=names, range=dashes))
     shape = alt.Shape("line:N", title=None, scale=alt.Scale(domain=names, range=shapes))
     if signed:
         layers.append(

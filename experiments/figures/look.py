@@ -181,8 +181,10 @@ def steps(values: Sequence[float], form: str) -> alt.Legend:
 
 def title(text: str, *below: str, width: int = 560) -> alt.TitleParams:
     """A title that says what is seen, and lines below it that say how to read it."""
+    rest, _, last = text.rpartition(" ")
+    kept = f"{rest}\u00a0{last}" if rest else text  # no line holds a lone last word
     return alt.TitleParams(
-        text=textwrap.wrap(text, max(30, int(width / 6.9))),
+        text=textwrap.wrap(kept, max(30, int(width / 6.9))),
         subtitle=[
             line for part in below for line in textwrap.wrap(part, max(36, int(width / 5.6)))
         ],

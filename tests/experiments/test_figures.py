@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import vl_convert
 
 from experiments import figures
 
@@ -32,6 +34,12 @@ def frame() -> pd.DataFrame:
 def said(chart: figures.Figure) -> str:
     """Everything that the chart's specification holds, as text."""
     return chart.to_json()
+
+
+def drawn(chart: figures.Figure) -> list[str]:
+    """Every piece of text that the picture shows."""
+    svg = vl_convert.vegalite_to_svg(chart.to_json())
+    return re.findall(r">([^<>]+)</(?:text|tspan)>", svg)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -122,6 +130,15 @@ def test_thirty_varieties_differ_in_hue_or_in_shape() -> None:
     frame = pd.DataFrame({"measure": "loss", "variety": [f"v{i:02d}" for i in range(30)]})
     hand = figures.variety_colours(frame)
     assert len({*zip(hand.colours, hand.shapes, strict=True)}) == 30
+
+
+def test_the_picture_names_the_line_of_every_variety(frame: pd.DataFrame) -> None:
+    shown = drawn(figures.chart_direction_cosine(frame))
+    assert [name for name in shown if name in made_results.VARIETIES] == made_results.VARIETIES
+
+
+def test_tiles_and_their_control_share_one_legend(frame: pd.DataFrame) -> None:
+    assert drawn(figures.chart_ablation_loss(frame)).count("change of loss") == 1
 
 
 def test_one_variety_can_be_patched_alone(frame: pd.DataFrame) -> None:
