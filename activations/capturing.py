@@ -216,7 +216,7 @@ def _passes(
     """One forward pass, or two halves where memory does not hold one."""
     try:
         tokens, mask = model.pad([ids[i] for i in examples])
-        got = model.activations(tokens, mask, names, select=lambda x: rule(x, mask))
+        got = model.activations(tokens, mask, names, select=lambda x, site: rule(x, mask))
         parts = np.cumsum([0] + [len(ids[i]) if rule is _all else 1 for i in examples])
         arrays = {site: x.cpu().numpy().astype(dtype) for site, x in got.items()}
         return [

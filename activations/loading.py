@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from activations.engines.local import LocalEngine
 from activations.errors import ModelError
 from activations.model import Model
 
@@ -50,7 +51,8 @@ def open_model(
         name = str(model)
         loaded, reader = _load(name, kind, revision, trust_remote_code)
     loaded = loaded.to(where).eval()
-    return Model(name, _bridge(loaded, reader, name), loaded, reader, revision=revision)
+    engine_ = LocalEngine(loaded, reader, name)
+    return Model(name, engine_, loaded, reader, revision=revision)
 
 
 def _device(device: str) -> torch.device:
@@ -153,15 +155,3 @@ def _why(name: str, error: Exception) -> str:
             "give a local folder or an organism, or connect and try again."
         )
     return f"The model {name} was not found here nor on the Hugging Face hub: {said}"
-
-
-def _bridge(loaded: Any, tokenizer: Any, name: str) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    try:
-        return TransformerBridge.boot_transformers(
-            name, hf_model=loaded, device=None, tokenizer=tokenizer, dtype=loaded.dtype
-        )
-    except Exception as error:  # an adapter missing for the architecture raises many kinds
-        kind = type(loaded).__name__
-        raise ModelError(f"TransformerLens cannot open {name} ({kind}): {error}") from error

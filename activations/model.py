@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
+from contextlib import contextmanager
+from functools import cached_property, partial
 from itertools import takewhile
 from typing import Any, Protocol
 
@@ -16,7 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from activations.batching import length_batches
-from activations.errors import CaptureError, SiteError
+from activations.engines.engine import Engine
+from activations.errors import CaptureError, ModelError, SiteError
+from activations.places import Site
 from activations.sites import EMBEDDING, resolve_sites
 
 
@@ -34,28 +37,24 @@ class Edit(Protocol):
         ...
 
 
-class _Stop(Exception):
-    """Raised inside the forward pass once the last site has been read."""
-
-
 class Model:
     """See `open_model`. One lock guards every pass, so that threads never see others' edits."""
 
     embedding_site = EMBEDDING
 
     def __init__(
-        self, name: str, bridge: Any, hf: Any, tokenizer: Any, *, revision: str | None = None
+        self, name: str, engine: Engine, hf: Any, tokenizer: Any, *, revision: str | None = None
     ) -> None:
         self.name = name
-        self.bridge = bridge
+        self.engine = engine
         self.hf = hf
         self.tokenizer = tokenizer
         self.revision = revision
         self.lock = threading.RLock()
-        self.n_layers = int(bridge.cfg.n_layers)
-        self.d_model = int(bridge.cfg.d_model)
+        self.n_layers = engine.n_layers
+        self.d_model = engine.d_model
         self.max_length = int(getattr(hf.config, "max_position_embeddings", 0) or 2**20)
-        self._positions: Tensor | None = None
+        self._edits: list[tuple[str, Edit]] = []
 
     def __repr__(self) -> str:
         return (
@@ -75,10 +74,36 @@ class Model:
     def has_chat_template(self) -> bool:
         return bool(getattr(self.tokenizer, "chat_template", None))
 
-    @cached_property
+    @property
+    def bridge(self) -> Any:
+        """TransformerLens's bridge over the same weights, for what it offers beside ours.
+
+        Raises:
+            ModelError: another engine runs the model.
+        """
+        if not hasattr(self.engine, "bridge"):
+            raise ModelError(f"{self.name} runs on {self.engine.name}, which has no bridge.")
+        return self.engine.bridge  # type: ignore[attr-defined]
+
+    @property
     def sites(self) -> tuple[str, ...]:
-        """Every hook name of the engine."""
-        return tuple(self.bridge.hook_dict)
+        """Every place that can be read, in the order in which a pass reaches them."""
+        return tuple(self.engine.sites)
+
+    def site(self, name: str) -> Site:
+        """What is known of a site, such as the shape of one token's states there.
+
+        Raises:
+            SiteError: the model has no such site.
+        """
+        return self.engine.sites[self.resolve_sites(name)[0]]
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether a token sees only those before it; an encoder's sees all of them."""
+        config = self.hf.config.get_text_config()
+        encoder = type(self.hf).__name__.endswith(("ForMaskedLM", "ForPreTraining"))
+        return not encoder or bool(getattr(config, "is_decoder", False))
 
     @cached_property
     def digest(self) -> str:
@@ -94,7 +119,9 @@ class Model:
         self, spec: str | Sequence[str] = "resid_post", layers: Sequence[int] | None = None
     ) -> list[str]:
         """Hook names for short forms (`resid_post`: one a layer) and full names."""
-        return resolve_sites(spec, layers, self.sites, self.n_layers)
+        return resolve_sites(
+            spec, layers, self.engine.sites, self.n_layers, faults=self.engine.faults
+        )
 
     # Text
 
@@ -141,7 +168,7 @@ class Model:
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Next-token logits `[batch, pos, vocabulary]`."""
         with self.lock:
-            return self._forward(input_ids, attention_mask)
+            return self._pass(input_ids, attention_mask)[0].logits
 
     def activations(
         self,
@@ -149,64 +176,59 @@ class Model:
         attention_mask: Tensor | None,
         sites: Sequence[str],
         *,
-        select: Callable[[Tensor], Tensor] | None = None,
+        select: Callable[[Tensor, Site], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """States `[batch, pos, ...]` at the sites; the pass ends after the last of them.
 
-        `select` takes a part of the states at once, so that the rest is never kept.
+        `select` takes a part of a site's states at once, so that the rest is never kept.
         """
-        got: dict[str, Tensor] = {}
-        wanted = set(sites)
 
-        def keep(site: str) -> Any:
-            def hook(states: Tensor, hook: Any = None) -> None:
-                # A copy: what follows may write into the same memory.
-                got[site] = (states if select is None else select(states)).detach().clone()
-                if len(got) == len(wanted):
-                    raise _Stop
+        def keep(states: Tensor, site: Site) -> Tensor:
+            kept = states.detach() if select is None else select(states.detach(), site)
+            # What follows may write into the same memory.
+            return kept.clone() if _share_memory(kept, states) else kept
 
-            return hook
-
-        with self.lock, ExitStack() as held:
-            for site in wanted:
-                held.enter_context(self._hooked(site, keep(site)))
-            with suppress(_Stop):
-                self._forward(input_ids, attention_mask)
-        missing = wanted - set(got)
+        reads = {name: partial(keep, site=self.site(name)) for name in sites}
+        with self.lock:
+            got = self._pass(input_ids, attention_mask, reads=reads, stop=True)[1]
+        missing = set(reads) - set(got)
         if missing:
             raise SiteError(f"The forward pass of {self.name} never reaches {sorted(missing)[0]}.")
         return got
 
     @torch.no_grad()
-    def _forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _pass(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        reads: Any = None,
+        stop: bool = False,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """One pass under the edits that are open; with a cache only the newest tokens are in it."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        self._positions = positions
-        try:
-            options = {"position_ids": positions} if self._takes_positions else {}
-            out = self.hf(input_ids=input_ids, attention_mask=mask, use_cache=False, **options)
-            return out.logits
-        finally:
-            self._positions = None
+        positions = (mask.cumsum(-1) - 1).clamp(0, self.max_length - 1)
+        positions = positions[:, -input_ids.shape[1] :]
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
+        if self._takes("position_ids"):
+            inputs["position_ids"] = positions
+        if self._takes("use_cache"):
+            inputs["use_cache"] = use_cache
+        if use_cache:
+            inputs["past_key_values"] = cache
+        edits = [
+            (site, partial(edit, site=site, positions=positions)) for site, edit in self._edits
+        ]
+        return self.engine.run(inputs, edits=edits, reads=reads, stop=stop)
+
+    def _takes(self, argument: str) -> bool:
+        return argument in self._parameters
 
     @cached_property
-    def _takes_positions(self) -> bool:
-        import inspect
-
-        return "position_ids" in inspect.signature(type(self.hf).forward).parameters
-
-    @contextmanager
-    def _hooked(self, site: str, function: Any) -> Iterator[None]:
-        """One hook at one site, gone on leaving whatever happens."""
-        if site not in self.bridge.hook_dict:
-            raise SiteError(f"The model has no site {site!r}.")
-        handle = _hook_point(self.bridge, site).register_forward_hook(
-            lambda _module, _inputs, output: function(output)
-        )
-        try:
-            yield
-        finally:
-            handle.remove()
+    def _parameters(self) -> frozenset[str]:
+        return frozenset(inspect.signature(type(self.hf).forward).parameters)
 
     @contextmanager
     def edited(self, *edits: Edit) -> Iterator[Model]:
@@ -214,21 +236,18 @@ class Model:
 
         Holds the model's lock for the whole block, so that other threads wait rather than see
         the edits. Works in `generate` as in a plain pass.
+
+        Raises:
+            SiteError: an edit names a site that the model does not have.
         """
-        with self.lock, ExitStack() as held:
-            for edit in edits:
-                for site in edit.sites:
-                    held.enter_context(self._hooked(site, self._apply(edit, site)))
-            yield self
-
-    def _apply(self, edit: Edit, site: str) -> Any:
-        return lambda states: edit(states, site, self._current_positions(states))
-
-    def _current_positions(self, states: Tensor) -> Tensor | None:
-        """Position ids of the tokens in this pass; with a cache only the newest are in it."""
-        if self._positions is None:
-            return None
-        return self._positions[:, -states.shape[1] :]
+        with self.lock:
+            before = self._edits
+            added = [(self.site(site).name, edit) for edit in edits for site in edit.sites]
+            self._edits = [*before, *added]
+            try:
+                yield self
+            finally:
+                self._edits = before
 
     @torch.no_grad()
     def generate(
@@ -263,20 +282,7 @@ class Model:
         new: list[Tensor] = []
         step_in = tokens
         for _ in range(steps):
-            positions = (mask.cumsum(-1) - 1).clamp(0, self.max_length - 1)
-            positions = positions[:, -step_in.shape[1] :]
-            self._positions = positions
-            try:
-                options = {"position_ids": positions} if self._takes_positions else {}
-                out = self.hf(
-                    input_ids=step_in,
-                    attention_mask=mask,
-                    past_key_values=cache,
-                    use_cache=True,
-                    **options,
-                )
-            finally:
-                self._positions = None
+            out = self._pass(step_in, mask, cache=cache, use_cache=True)[0]
             cache = out.past_key_values
             chosen = out.logits[:, -1].argmax(-1)
             new.append(torch.where(done, torch.full_like(chosen, ends[0] if ends else 0), chosen))
@@ -309,5 +315,5 @@ class Model:
         return total, count
 
 
-def _hook_point(bridge: Any, site: str) -> torch.nn.Module:
-    return bridge.hook_dict[site]
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

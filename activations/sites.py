@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from activations.errors import SiteError
 
@@ -19,11 +19,14 @@ SHORT = {
     "q": "attn.hook_q",
     "k": "attn.hook_k",
     "v": "attn.hook_v",
+    "result": "attn.hook_result",
     "pattern": "attn.hook_pattern",
     "mlp_pre": "mlp.hook_pre",
     "mlp_post": "mlp.hook_post",
 }
 EMBEDDING = "blocks.0.hook_resid_pre"
+#: Short forms of the places outside the blocks.
+SINGLE = {"embed": EMBEDDING, "final_norm": "ln_final.hook_out", "logits": "unembed.hook_out"}
 _BLOCK = re.compile(r"^blocks\.(\d+)\.")
 
 
@@ -38,12 +41,18 @@ def layer_of(site: str) -> int:
 
 
 def resolve_sites(
-    spec: str | Sequence[str], layers: Sequence[int] | None, known: Sequence[str], n_layers: int
+    spec: str | Sequence[str],
+    layers: Sequence[int] | None,
+    known: Collection[str],
+    n_layers: int,
+    *,
+    faults: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Full names for short forms and full names, in the order asked for.
 
     Raises:
-        SiteError: an unknown name (the nearest are given) or a layer that does not exist.
+        SiteError: an unknown name (the nearest are given), a layer that does not exist, or a site
+            that is in `faults`, with what is wrong with it.
     """
     layers = None if layers is None else [int(layer) for layer in layers]
     for layer in layers or ():
@@ -52,15 +61,21 @@ def resolve_sites(
     wanted = layers if layers else range(n_layers)
     names: list[str] = []
     for part in [spec] if isinstance(spec, str) else spec:
-        if part == "embed":
-            names.append(EMBEDDING)
+        if part in SINGLE:
+            names.append(SINGLE[part])
         elif part in SHORT:
             names += [f"blocks.{layer}.{SHORT[part]}" for layer in wanted]
         else:
             names.append(part)
     missing = [name for name in names if name not in known]
     if missing:
-        near = difflib.get_close_matches(missing[0], [*SHORT, "embed", *known], n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"short forms: {', '.join(SHORT)}."
+        if faults and missing[0] in faults:
+            raise SiteError(f"The site {missing[0]!r} cannot be read: {faults[missing[0]]}.")
+        near = difflib.get_close_matches(missing[0], [*SHORT, *SINGLE, *known], n=3)
+        hint = (
+            f"did you mean {', '.join(near)}?"
+            if near
+            else f"short forms: {', '.join([*SHORT, *SINGLE])}."
+        )
         raise SiteError(f"The model has no site {missing[0]!r}; {hint}")
     return list(dict.fromkeys(names))

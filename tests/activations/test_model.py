@@ -63,7 +63,9 @@ def test_states_equal_those_of_plain_hooks(both):
     got = model.activations(ids, None, list(expected))
     assert got.keys() == expected.keys()
     for site, states in expected.items():
-        torch.testing.assert_close(got[site], states, rtol=1e-5, atol=1e-5, msg=site)
+        torch.testing.assert_close(
+            got[site].reshape(states.shape), states, rtol=1e-5, atol=1e-5, msg=site
+        )
 
 
 def test_logits_equal_those_of_the_plain_model(both):

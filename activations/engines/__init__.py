@@ -1,0 +1,1 @@
+"""What runs a model: TransformerLens and plain hooks here, or nnsight."""

@@ -1,0 +1,41 @@
+"""What every engine offers: a table of sites, and a forward pass that is read and edited there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from activations.places import Site
+
+Read = Callable[[Tensor], Tensor]
+"""From states `[batch, pos, ...]` to what is kept of them."""
+Change = Callable[[Tensor], Tensor]
+"""From states `[batch, pos, ...]` to new ones."""
+
+
+class Engine(Protocol):
+    """Runs one model. Sites are in the order in which a forward pass reaches them."""
+
+    name: str
+    sites: Mapping[str, Site]
+    faults: Mapping[str, str]
+    n_layers: int
+    d_model: int
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        edits: Sequence[tuple[str, Change]] = (),
+        reads: Mapping[str, Read] | None = None,
+        stop: bool = False,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """One pass, with edits in their order and then reads: (the model's output, what was read).
+
+        Args:
+            inputs: of the Hugging Face model's forward; `input_ids` `[batch, pos]` among them.
+            stop: end the pass after the last read; the output is then None.
+        """
+        ...

@@ -1,0 +1,176 @@
+"""The engine for models on this machine: plain PyTorch hooks where a site is a module's input or
+output, TransformerLens's bridge for what lies inside a module (attention patterns, norm scales).
+
+Both run the same weights. The bridge wraps a copy of the modules that shares every tensor with the
+model as it was loaded, so the loaded model keeps its own code and its own attention kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from activations.engines.engine import Change, Read
+from activations.engines.survey import survey
+from activations.errors import ModelError, SiteError
+from activations.places import (
+    Site,
+    all_native,
+    first_argument,
+    first_tensor,
+    with_first,
+    with_first_argument,
+)
+
+
+class _Stop(Exception):
+    """Raised inside the forward pass once the last site has been read."""
+
+
+class LocalEngine:
+    """See `Engine`. Raises ModelError where TransformerLens lacks the architecture."""
+
+    name = "transformer_lens"
+
+    def __init__(self, hf: Any, tokenizer: Any, label: str) -> None:
+        self.hf = hf
+        self.wrapped = sharing_copy(hf)
+        paths = {id(module): path for path, module in self.wrapped.named_modules()}
+        self.bridge = _bridge(self.wrapped, tokenizer, label)
+        self.n_layers = int(self.bridge.cfg.n_layers)
+        self.d_model = int(self.bridge.cfg.d_model)
+        self.sites: Mapping[str, Site]
+        self.faults: Mapping[str, str]
+        self.sites, self.faults = survey(hf, self.wrapped, self.bridge, paths, label)
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        edits: Sequence[tuple[str, Change]] = (),
+        reads: Mapping[str, Read] | None = None,
+        stop: bool = False,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """See `Engine.run`."""
+        reads = reads or {}
+        got: dict[str, Tensor] = {}
+        changed = [(self.sites[name], change) for name, change in edits]
+        wanted = [(self.sites[name], read) for name, read in reads.items()]
+        native = all_native((s for s, _ in wanted), (s for s, _ in changed))
+        attach = _attach_plain if native else self._attach_bridge
+        attach_change = _attach_plain if native else self._attach_change
+        root = self.hf if native else self.wrapped
+        shape = tuple(inputs["input_ids"].shape)
+
+        def keep(site: Site, read: Read, states: Tensor) -> None:
+            got[site.name] = site.finish(read(states), self.hf)
+            if stop and len(got) == len(wanted):
+                raise _Stop
+
+        output = None
+        with ExitStack() as held:
+            for site, change in changed:
+                held.enter_context(attach_change(root, site, change, shape))
+            for site, read in wanted:
+                function = lambda x, site=site, read=read: keep(site, read, x)  # noqa: E731
+                held.enter_context(attach(root, site, function, shape))
+            with suppress(_Stop):
+                output = root(**inputs)
+        return output, got
+
+    def _attach_change(self, root: Any, site: Site, function: Change, shape: Any) -> Any:
+        if not site.project:
+            return self._attach_bridge(root, site, function, shape)
+        return self._attach_result(site, function)
+
+    @contextmanager
+    def _attach_bridge(
+        self, _root: Any, site: Site, function: Any, _shape: tuple[int, ...]
+    ) -> Iterator[None]:
+        with _hook(self.bridge.hook_dict[site.hook], function):
+            yield
+
+    @contextmanager
+    def _attach_result(self, site: Site, function: Change) -> Iterator[None]:
+        """What each head writes is no step of the usual pass; the bridge makes it one if told."""
+        try:
+            self.bridge.set_use_attn_result(True)
+        except NotImplementedError:
+            raise SiteError(
+                f"{site.name} can be read in this model and not edited; edit attn.hook_z instead."
+            ) from None
+        try:
+            with _hook(self.bridge.hook_dict[site.name], function):
+                yield
+        finally:
+            self.bridge.set_use_attn_result(False)
+
+
+@contextmanager
+def _hook(point: Any, function: Any) -> Iterator[None]:
+    handle = point.add_hook(lambda states, hook: function(states))
+    try:
+        yield
+    finally:
+        handle.hook.remove()
+        point.fwd_hooks.remove(handle)
+
+
+@contextmanager
+def _attach_plain(
+    root: torch.nn.Module, site: Site, function: Any, shape: tuple[int, int]
+) -> Iterator[None]:
+    """`function` on the states at a site, whose result (unless None) replaces them."""
+    place = site.place
+    assert place is not None
+    module = root.get_submodule(place.module)
+
+    def after(_module: Any, _args: Any, output: Any) -> Any:
+        raw = first_tensor(output)
+        new = function(place.view(raw, shape))
+        return None if new is None else with_first(output, place.put(raw, new, shape))
+
+    def before(_module: Any, args: Any, named: Any) -> Any:
+        raw = first_argument(args, named)
+        if raw is None:
+            return None
+        new = function(place.view(raw, shape))
+        if new is None:
+            return None
+        return with_first_argument(args, named, place.put(raw, new, shape))
+
+    if place.side == "out":
+        handle = module.register_forward_hook(after)
+    else:
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def sharing_copy(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the modules with the very same parameters and buffers."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def _bridge(wrapped: Any, tokenizer: Any, label: str) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    kind = type(wrapped).__name__
+    if not getattr(wrapped.config, "architectures", None):
+        wrapped.config.architectures = [kind]
+    try:
+        return TransformerBridge.boot_transformers(
+            label, hf_model=wrapped, device=None, tokenizer=tokenizer, dtype=wrapped.dtype
+        )
+    except Exception as error:  # an adapter missing for the architecture raises many kinds
+        raise ModelError(
+            f"TransformerLens cannot open {label} ({kind}): {error}; try engine nnsight."
+        ) from error
