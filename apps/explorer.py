@@ -6,6 +6,7 @@ control that belongs in a link is bound to the address of the page.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,8 @@ def _report(run: Path) -> None:
     text = "\n".join(x for x in lines if not x.startswith(("![", "[interactive](")))
     before, _, rest = text.partition("\n## Figures")
     _, heading, after = rest.partition("\n## ")
-    st.markdown(before + heading + after)
+    # The file's title is a page's; under a tab, headings two sizes down.
+    st.markdown(re.sub(r"^#", "###", before + heading + after, flags=re.MULTILINE))
     st.download_button("Download report.md", path.read_bytes(), file_name="report.md")
     config = run / "config.toml"
     if config.is_file():

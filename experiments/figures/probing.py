@@ -42,7 +42,7 @@ def chart_probe_curve(
     Args:
         measure: `variety_probe_accuracy` or `behaviour_probe_accuracy`.
         at: label of the depth to mark with a rule.
-        pick: name of a selection that a click on a point fills with its `depth`.
+        pick: name of a selection that a click fills with the `depth` nearest to it.
     """
     rows = plain(frame, measure)
     asked = _ASKED.get(measure, measure)
@@ -97,9 +97,10 @@ def chart_probe_curve(
         dots = base.mark_point(filled=name == "probe", size=60, color=ink[name], opacity=1)
         dots = dots.encode(x=x, y=y, tooltip=tips)
         if pick and name == "probe":
-            # On points, not on the line: a line mark never reports a click.
+            # On points, not on the line: a line mark never reports a click. The nearest along x:
+            # a click on a point of the control is one on its depth, too.
             click = alt.selection_point(
-                name=pick, fields=["depth"], nearest=True, on="click", empty=False
+                name=pick, encodings=["x"], nearest=True, on="click", empty=False
             )
             dots = dots.add_params(click)
         layers.append(dots)

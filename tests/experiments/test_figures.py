@@ -85,9 +85,10 @@ def test_the_curve_names_its_best_layer_and_its_controls(frame: pd.DataFrame) ->
         assert control in text
 
 
-def test_a_click_reports_the_depth_of_a_point(frame: pd.DataFrame) -> None:
+def test_a_click_is_on_the_nearest_depth_whatever_its_height(frame: pd.DataFrame) -> None:
     spec = figures.chart_probe_curve(frame, pick="pick").to_dict()
-    assert [p["select"]["fields"] for p in spec["params"] if p["name"] == "pick"] == [["depth"]]
+    asked = [p["select"] for p in spec["params"] if p["name"] == "pick"]
+    assert [(s["encodings"], s["nearest"]) for s in asked] == [(["x"], True)]
 
 
 def test_the_matrix_is_symmetric_and_says_its_nulls(frame: pd.DataFrame) -> None:

@@ -1,0 +1,264 @@
+"""The explorer in a real browser: its charts are drawn, clicks do what they say, nothing leaves."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Tab, and a text of each chart under it that says what made_results.py holds.
+PAGES = {
+    "Layers": (
+        "Variety is read best at block 3: 0.90",
+        "Harmfulness is read best at block 5: 0.91",
+    ),
+    "Varieties": ("At block 3, hill and valley share most", "Varieties share most at block 5"),
+    "Directions": ("Cosine of the refusal and the harmful direction: 0.60",),
+    "Cause": ("Removing a variety's subspace changes the loss by +0.600", "refuses 95% of harmful"),
+    "Patching map": ("Patching closes most of the gap (96%)",),
+}
+
+IDLE = "[data-testid=stApp][data-test-script-state=notRunning]"
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def _made() -> ModuleType:
+    path = ROOT / "tests" / "experiments" / "made_results.py"
+    spec = importlib.util.spec_from_file_location("made_results", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def wait(ready: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+    """What `ready` returns once it is true; a page that is being redrawn counts as not ready."""
+    from selenium.common.exceptions import WebDriverException
+
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if found := ready():
+                return found
+        except WebDriverException:
+            pass
+        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.05)
+
+
+class Page:
+    """The explorer's page on one run, as a reader has it before them."""
+
+    def __init__(self, driver: Any, address: str, folder: Path, results: pd.DataFrame) -> None:
+        self.driver, self.address, self.folder, self.results = driver, address, folder, results
+
+    def open(self, tab: str = "Layers") -> None:
+        """Turn to a tab of the page as it is first met, loading it only if something was chosen."""
+        if self.driver.current_url != self.address:
+            self.driver.get(self.address)
+        self.turn_to(tab)
+
+    def turn_to(self, tab: str) -> None:
+        self.press("[role=tab]", tab)
+        drawn = lambda: len(self.charts()) == len(PAGES.get(tab, ()))  # noqa: E731
+        wait(lambda: drawn() and self.all(IDLE), f"the charts of {tab}")
+
+    def press(self, selector: str, text: str = "") -> None:
+        """Click the first such element that can be seen, with this text if one is given."""
+
+        def pressed() -> bool:
+            for element in self.all(selector):
+                if not text or element.text == text:
+                    element.click()
+                    return True
+            return False
+
+        wait(pressed, f"{selector} {text}")
+
+    def all(self, selector: str) -> list[Any]:
+        """Elements that can be seen."""
+        found = self.driver.find_elements("css selector", selector)
+        return [element for element in found if element.is_displayed()]
+
+    def charts(self) -> list[Any]:
+        return self.all("svg.marks, canvas.marks")
+
+    def titles(self, chart: Any) -> str:
+        """The titles and subtitles of a chart."""
+        lines = chart.find_elements("css selector", "[aria-label*='itle text ']")
+        return " ".join(x.get_attribute("aria-label") for x in lines).replace("\xa0", " ")
+
+    def query(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.driver.current_url).query)
+
+    def asked_for(self) -> list[str]:
+        """Every address that the page has asked for, in all tests so far."""
+        asked = []
+        for entry in self.driver.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            told = message["params"]
+            if message["method"] == "Network.requestWillBeSent":
+                asked.append(told["request"]["url"])
+            elif message["method"] == "Network.webSocketCreated":
+                asked.append(told["url"])
+        return asked
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver_path = shutil.which("chromedriver")
+    if browser is None or driver_path is None:
+        pytest.skip("no Chromium with its chromedriver: apt-get install chromium chromium-driver")
+    folder = tmp_path_factory.mktemp("browser")
+    results = _made().made_results()
+    run = folder / "runs" / "first"
+    run.mkdir(parents=True)
+    results.to_parquet(run / "results.parquet")
+    (run / "config.toml").write_text('model = "made"\n')
+    (run / "report.md").write_text("# made: a run\n\n## Findings\n\n- Found by hand.\n")
+    # Neither program writes to the home or the temporary folder of whoever runs the tests.
+    surroundings = os.environ | {"HOME": str(folder), "TMPDIR": str(folder)}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "apps.cli", "explore", str(run), "--port", str(port)]
+    server = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=surroundings | {"DISPLAY": "", "WAYLAND_DISPLAY": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    driver = None
+    try:
+        options = webdriver.ChromeOptions()
+        options.binary_location = browser
+        for flag in (
+            "headless=new",
+            "no-sandbox",
+            "disable-gpu",
+            "disable-dev-shm-usage",
+            "disable-background-networking",
+            "window-size=1400,1400",
+            f"user-data-dir={folder / 'profile'}",
+        ):
+            options.add_argument(f"--{flag}")
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+        driver = webdriver.Chrome(options=options, service=Service(driver_path, env=surroundings))
+        where = {"behavior": "allow", "downloadPath": str(folder)}
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+        address = f"http://127.0.0.1:{port}/"
+        wait(lambda: _answers(f"{address}_stcore/health"), "the explorer's server", 60)
+        page = Page(driver, address, folder, results)
+        page.open()
+        yield page
+    finally:
+        if driver is not None:
+            driver.quit()
+        os.killpg(server.pid, 15)
+        server.wait(20)
+
+
+def _answers(address: str) -> bool:
+    try:
+        return urllib.request.urlopen(address, timeout=1).status == 200
+    except OSError:
+        return False
+
+
+def test_every_page_draws_its_charts_without_an_error(page: Page) -> None:
+    for tab, told in PAGES.items():
+        page.open(tab)
+        for chart, words in zip(page.charts(), told, strict=True):
+            assert min(chart.size.values()) > 200, (tab, chart.size)
+            assert words in page.titles(chart)
+    page.turn_to("Report")
+    wait(lambda: "Found by hand." in page.all("[role=tabpanel]")[0].text, "the report")
+    assert not page.driver.find_elements("css selector", "[data-testid=stException]")
+    assert not page.driver.find_elements("css selector", "[data-testid=stAlert]")
+    assert not [e for e in page.driver.get_log("browser") if e["level"] == "SEVERE"]
+
+
+def test_curve_matrix_and_map_show_every_figure_of_the_run(page: Page) -> None:
+    page.open()
+    points = "[aria-roledescription=point][aria-label*='line: probe']"
+    assert len(page.charts()[0].find_elements("css selector", points)) == 7
+    shown = {}
+    for tab in ("Varieties", "Patching map"):
+        page.turn_to(tab)
+        labels = page.charts()[0].find_elements("css selector", ".mark-text.role-mark text")
+        shown[tab] = [label.text.replace("−", "-") for label in labels]
+    frame = page.results
+    overlap = frame[(frame["measure"] == "subspace_overlap") & (frame["variety"] != "")]
+    overlap = overlap[overlap["site"] == "blocks.3.hook_resid_post"]
+    twice = pd.concat([overlap, overlap[overlap["variety"] != overlap["reference"]]])
+    assert sorted(shown["Varieties"]) == sorted(f"{v:.2f}" for v in twice["value"])
+    patched = frame[frame["measure"] == "recovered_fraction"]
+    means = patched.groupby(["layer", "position"])["value"].mean()
+    assert len(shown["Patching map"]) == len(means) == 60
+    assert f"{means[5, 0]:.2f}" in shown["Patching map"]
+
+
+def test_a_click_on_a_point_of_either_line_opens_its_depth(page: Page) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    for line, depth in (("probe", "1"), ("control task", "4")):
+        page.turn_to("Layers")
+        aim = f"[aria-roledescription=point][aria-label*='): {depth};'][aria-label*='line: {line}']"
+        point = page.charts()[0].find_element("css selector", aim)
+        ActionChains(page.driver).move_to_element(point).click().perform()
+        wait(lambda d=depth: page.query().get("layer") == [d], "the address to name the depth")
+        page.turn_to("Varieties")
+        told = f"At block {depth}"
+        wait(lambda t=told: t in page.titles(page.charts()[0]), "the overlap at that depth")
+
+
+def test_the_patching_map_can_be_of_one_variety(page: Page) -> None:
+    page.turn_to("Patching map")
+    page.press("input[aria-label*='Runs of']")
+    page.press("[role=option]", "river")
+    wait(lambda: page.query().get("patched") == ["river"], "the address to name it")
+    wait(lambda: "runs of river" in page.titles(page.charts()[0]), "the map of river")
+
+
+def test_a_table_opens_and_can_be_taken_along(page: Page) -> None:
+    page.turn_to("Layers")
+    page.press("[data-testid=stExpander] summary")
+    grid = lambda: page.all("[data-testid=stDataFrame] canvas")  # noqa: E731
+    wait(lambda: min(grid()[0].size.values()) > 100 if grid() else False, "the table")
+    page.press("[data-testid=stDownloadButton] button")
+    saved = page.folder / "variety_probe_accuracy.csv"
+    wait(saved.exists, "the download")
+    asked = page.results[page.results["measure"] == "variety_probe_accuracy"]
+    assert pd.read_csv(saved)["value"].tolist() == pytest.approx(asked["value"].tolist())
+
+
+def test_nothing_was_asked_of_another_host(page: Page) -> None:
+    for tab in PAGES:
+        page.turn_to(tab)
+    asked = [urlsplit(url) for url in page.asked_for()]
+    network = ("http", "https", "ws", "wss")
+    assert {x.netloc for x in asked if x.scheme in network} == {urlsplit(page.address).netloc}
+    assert "ws" in {x.scheme for x in asked}  # the log does see what is asked
