@@ -14,29 +14,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from activations.batching import length_batches
-from activations.errors import CaptureError, StoreError
+from activations.errors import CaptureError
+from activations.manifest import begin, finish, missing
 from activations.model import Model
-from activations.store import (
-    FORMAT,
-    ActivationStore,
-    file_digest,
-    read_manifest,
-    shard_path,
-    write_manifest,
-    write_shard,
-)
+from activations.shards import write_shard
+from activations.store import ActivationStore
 from corpora import Corpus
-
-#: Facts that must agree before a store is continued or reused, and how to call them.
-_IDENTITY = {
-    "model_digest": "weights",
-    "corpus_digest": "texts",
-    "tokens": "token rule",
-    "sites_asked": "sites",
-    "dtype": "dtype",
-    "rendered": "chat template",
-    "shard_examples": "shard size",
-}
 
 
 def capture(
@@ -71,13 +54,12 @@ def capture(
         raise CaptureError(f"Stores hold float32 or float16, not {dtype!r}.")
     names = model.resolve_sites(sites, layers)
     ids = _encode(model, corpus)
-    manifest = _manifest(model, corpus, names, tokens, dtype, shard_examples)
+    rows = _rows(model, corpus, ids, tokens)
+    manifest = _manifest(model, corpus, names, tokens, dtype, shard_examples, rows)
     folder = None if store is None else Path(store)
     if folder is not None:
-        manifest = _continue(folder, manifest)
-        if manifest["complete"]:
-            return ActivationStore.open(folder)
-    return _run(model, corpus, ids, manifest, folder, token_budget, progress)
+        manifest = begin(folder, manifest, rows)
+    return _run(model, corpus, ids, manifest, folder, token_budget, progress, rows)
 
 
 def _encode(model: Model, corpus: Corpus) -> list[list[int]]:
@@ -92,12 +74,17 @@ def _encode(model: Model, corpus: Corpus) -> list[list[int]]:
 
 
 def _manifest(
-    model: Model, corpus: Corpus, names: list[str], tokens: str, dtype: str, shard_examples: int
+    model: Model,
+    corpus: Corpus,
+    names: list[str],
+    tokens: str,
+    dtype: str,
+    shard_examples: int,
+    rows: pd.DataFrame,
 ) -> dict[str, Any]:
-    n_shards = -(-len(corpus) // shard_examples)
+    shard_of = rows["example"] // shard_examples
+    plan = rows.groupby(shard_of)["example"].agg(["size", "nunique"])
     return {
-        "format": FORMAT,
-        "complete": False,
         "model": model.name,
         "revision": model.revision,
         "model_digest": model.digest,
@@ -105,39 +92,12 @@ def _manifest(
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
         "tokens": tokens,
-        "sites_asked": names,
-        "sites": {},
+        "sites": {name: list(model.site(name).row) for name in names},
         "dtype": dtype,
         "rendered": model.has_chat_template,
-        "shard_examples": shard_examples,
-        "shards": [None] * n_shards,
+        "shards": [{"rows": int(n), "examples": int(m)} for n, m in plan.to_numpy()],
         "versions": {n: version(n) for n in ("torch", "transformers", "transformer-lens")},
     }
-
-
-def _continue(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of what is there already, after checking that it is of the same capture."""
-    if folder.is_file():
-        raise StoreError(f"{folder} is a file; name a folder for the store.")
-    if not folder.exists() or not any(folder.iterdir()):
-        return manifest
-    if not (folder / "manifest.json").exists():
-        raise StoreError(f"{folder} is not empty and not a store; name another folder.")
-    earlier = read_manifest(folder)
-    differing = [word for key, word in _IDENTITY.items() if earlier.get(key) != manifest[key]]
-    if differing:
-        raise StoreError(
-            f"The store {folder} was made with other {' and other '.join(differing)}; "
-            "name another folder for this capture."
-        )
-    for number, shard in enumerate(earlier["shards"]):
-        file = shard_path(folder, number)
-        if shard and not (file.exists() and file_digest(file) == shard["sha256"]):
-            earlier["shards"][number], earlier["complete"] = None, False
-    rows = folder / "rows.parquet"
-    if earlier["complete"] and not (rows.exists() and file_digest(rows) == earlier["rows_sha256"]):
-        earlier["complete"] = False
-    return earlier
 
 
 def _run(
@@ -148,35 +108,24 @@ def _run(
     folder: Path | None,
     token_budget: int,
     progress: bool,
+    rows: pd.DataFrame,
 ) -> ActivationStore:
-    size = manifest["shard_examples"]
     kept: list[dict[str, np.ndarray]] = []
-    if folder is not None:
-        write_manifest(folder, manifest)
+    ends = np.cumsum([0, *(shard["examples"] for shard in manifest["shards"])])
+    todo = range(len(ends) - 1) if folder is None else missing(folder, manifest)
     with tqdm(total=sum(map(len, ids)), unit="tok", desc="capture", disable=not progress) as bar:
-        for number in range(len(manifest["shards"])):
-            part = range(number * size, min((number + 1) * size, len(ids)))
-            if manifest["shards"][number] is None:
-                states = _shard(model, corpus, ids, part, manifest, token_budget)
-                manifest["sites"] = {site: list(x.shape[1:]) for site, x in states.items()}
-                entry: dict[str, Any] = {"rows": len(next(iter(states.values())))}
-                if folder is None:
-                    kept.append(states)
-                else:
-                    entry["sha256"] = write_shard(folder, number, states)
-                manifest["shards"][number] = entry
-                if folder is not None:
-                    write_manifest(folder, manifest)
+        for number in todo:
+            part = range(ends[number], ends[number + 1])
+            states = _shard(model, corpus, ids, part, manifest, token_budget)
+            if folder is None:
+                kept.append(states)
+            else:
+                write_shard(folder, number, states, capture=manifest["capture"])
             bar.update(sum(len(ids[i]) for i in part))
-    rows = _rows(model, corpus, ids, manifest["tokens"])
-    manifest["complete"] = True
     if folder is None:
-        return ActivationStore(manifest, rows, shards=kept)
-    partial = folder / "rows.parquet.partial"
-    rows.to_parquet(partial, index=False)
-    manifest["rows_sha256"] = file_digest(partial)
-    partial.replace(folder / "rows.parquet")
-    write_manifest(folder, manifest)
+        arrays = {site: np.concatenate([s[site] for s in kept]) for site in manifest["sites"]}
+        return ActivationStore.in_memory(manifest, rows, arrays)
+    finish(folder, manifest)
     return ActivationStore.open(folder)
 
 
@@ -190,7 +139,7 @@ def _shard(
 ) -> dict[str, np.ndarray]:
     """States of consecutive examples in their order, computed in batches of like length."""
     found: dict[int, dict[str, np.ndarray]] = {}
-    names, rule = manifest["sites_asked"], _RULES[manifest["tokens"]]
+    names, rule = list(manifest["sites"]), _RULES[manifest["tokens"]]
     for batch in length_batches([len(ids[i]) for i in part], budget=token_budget):
         examples = [part[i] for i in batch]
         for example, states in _passes(model, ids, examples, names, rule, manifest["dtype"]):

@@ -1,83 +1,246 @@
-"""Activations on disk: one safetensors file a shard, read lazily; a manifest says of what."""
+"""Activations, on disk or in memory: lazy arrays of states, and rows that say whose they are."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import operator
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from activations.errors import StoreError
+from activations.manifest import mending, problems, read_manifest
+from activations.rows import COLUMNS, RowTable, as_table
+from activations.shards import MappedShard, examine, shard_path
 
-FORMAT = 1
+#: Shards that stay mapped. Each takes a file handle, of which a process may have a thousand or so.
+_MAPPED = 64
 
 
 class SiteArray:
-    """`[n_rows, ...]` states of one site, read from disk as they are sliced."""
+    """`[n_rows, ...]` states of one site in the corpus's order, read as they are indexed.
 
-    def __init__(self, store: ActivationStore, site: str, rows: np.ndarray | None) -> None:
-        self._store, self._site, self._rows = store, site, rows
-        self._offsets = np.cumsum([0, *store.shard_rows])
+    Indexes as a NumPy array does, and always gives a new array.
+    """
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        n = int(self._offsets[-1]) if self._rows is None else len(self._rows)
-        return (n, *self._store.site_shape(self._site))
+    def __init__(self, source: _Source, site: str, n_rows: int, picked: np.ndarray | None) -> None:
+        self._source, self._site, self._picked = source, site, picked
+        self.shape: tuple[int, ...] = (n_rows, *source.row_shape(site))
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
 
     @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
     def dtype(self) -> np.dtype:
-        return np.dtype(self._store.manifest["dtype"])
+        """Of what is read: bfloat16, which NumPy lacks, is read as float32."""
+        return self._source.dtype(self._site)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __repr__(self) -> str:
+        return f"SiteArray({self._site}, {self.shape}, {self.dtype})"
+
     def __getitem__(self, index: Any) -> np.ndarray:
-        if isinstance(index, tuple):  # rows first, then whatever is asked of the row
-            rows, *rest = index
-            taken = self[rows]
-            return taken[tuple(rest)] if np.isscalar(rows) else taken[(slice(None), *rest)]
-        everything = np.arange(self._offsets[-1]) if self._rows is None else self._rows
-        wanted = everything[index]
-        if np.isscalar(wanted):
-            return self._take(np.array([wanted]))[0]
-        return self._take(np.asarray(wanted))
+        parts = self._expand(index)
+        if parts is None:
+            return np.asarray(self)[index]
+        first, rest = parts
+        if isinstance(first, slice):
+            taken = self._take(np.arange(*first.indices(len(self))))
+            return taken[(slice(None), *rest)] if rest else taken
+        rows = self._numbers(first)
+        taken = self._take(rows.ravel())
+        # In the index's own shape, so that NumPy pairs it with the rest as it would on the whole.
+        local = np.arange(rows.size).reshape(rows.shape) if rows.ndim else 0
+        return taken[(local, *rest)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("The states are on disk, so an array of them is always a copy.")
         return np.asarray(self[:], dtype=dtype)
 
-    def _take(self, wanted: np.ndarray) -> np.ndarray:
-        out = np.empty((len(wanted), *self._store.site_shape(self._site)), self.dtype)
-        shard_of = np.searchsorted(self._offsets, wanted, side="right") - 1
-        for shard in np.unique(shard_of):
-            here = shard_of == shard
-            inside = wanted[here] - self._offsets[shard]
-            out[here] = self._store.read(int(shard), self._site, inside)
+    def _expand(self, index: Any) -> tuple[Any, tuple[Any, ...]] | None:
+        """What is asked of the rows, and of each row; None where that cannot be told apart."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(part is None or (np.ndim(part) > 1 and _is_mask(part)) for part in parts):
+            return None
+        skips = [at for at, part in enumerate(parts) if part is Ellipsis]
+        if len(skips) == 1:
+            at = skips[0]
+            filling = (slice(None),) * (self.ndim - len(parts) + 1)
+            parts = (*parts[:at], *filling, *parts[at + 1 :])
+        if not parts:
+            return slice(None), ()
+        return None if len(skips) > 1 or isinstance(parts[0], bool) else (parts[0], parts[1:])
+
+    def _numbers(self, index: Any) -> np.ndarray:
+        """Row numbers from 0 for an integer, integers or a mask."""
+        rows = np.asarray(index)
+        if rows.dtype == bool:
+            if rows.shape != (len(self),):
+                raise IndexError(f"A mask of {len(rows)} rows does not fit {len(self)} rows.")
+            return np.flatnonzero(rows)
+        if not rows.size:
+            rows = rows.astype(np.intp)
+        if rows.dtype.kind not in "iu":
+            operator.index(index)  # raises as any sequence does
+        outside = (rows < -len(self)) | (rows >= len(self))
+        if outside.any():
+            raise IndexError(f"Row {rows[outside].flat[0]} is outside of {len(self)} rows.")
+        return np.where(rows < 0, rows + len(self), rows).astype(np.intp)
+
+    def _take(self, rows: np.ndarray) -> np.ndarray:
+        return self._source.take(self._site, rows if self._picked is None else self._picked[rows])
+
+
+def _is_mask(part: Any) -> bool:
+    return np.asarray(part).dtype == bool
+
+
+class _Source(Protocol):
+    """Where states come from; `rows` count in the corpus's order."""
+
+    rows: RowTable
+
+    def row_shape(self, site: str) -> tuple[int, ...]: ...
+    def dtype(self, site: str) -> np.dtype: ...
+    def take(self, site: str, rows: np.ndarray) -> np.ndarray: ...
+
+
+class _Memory:
+    def __init__(self, rows: RowTable, arrays: Mapping[str, np.ndarray]) -> None:
+        self.rows, self._arrays = rows, dict(arrays)
+
+    def row_shape(self, site: str) -> tuple[int, ...]:
+        return self._arrays[site].shape[1:]
+
+    def dtype(self, site: str) -> np.dtype:
+        return self._arrays[site].dtype
+
+    def take(self, site: str, rows: np.ndarray) -> np.ndarray:
+        return self._arrays[site][rows]
+
+
+class _Disk:
+    """A folder of shards. Threads share it; a process that is handed one opens its own."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._manifest = manifest
+        self.rows = RowTable(folder / "rows.parquet", manifest["n_rows"], mend=mending(manifest))
+        self._offsets = np.cumsum([0, *(shard["rows"] for shard in manifest["shards"])])
+        self._shard = _opener(folder, manifest)
+
+    def row_shape(self, site: str) -> tuple[int, ...]:
+        return tuple(self._manifest["sites"][site])
+
+    def dtype(self, site: str) -> np.dtype:
+        return np.dtype("float16" if self._manifest["dtype"] == "float16" else "float32")
+
+    def take(self, site: str, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), *self.row_shape(site)), self.dtype(site))
+        if not len(rows):
+            return out
+        stored = self.rows.order[rows]
+        # Shard by shard, each from its front to its back: pages are met once and in order.
+        places = np.argsort(stored, kind="stable")
+        stored = stored[places]
+        cuts = np.searchsorted(stored, self._offsets)
+        for shard in np.flatnonzero(np.diff(cuts)):
+            here = slice(cuts[shard], cuts[shard + 1])
+            out[places[here]] = self._shard(int(shard)).take(
+                site, stored[here] - self._offsets[shard]
+            )
         return out
 
 
+def _opener(folder: Path, manifest: Mapping[str, Any]) -> Callable[[int], MappedShard]:
+    """Maps a shard, or finds it among the last ones; apart from `_Disk`, so that no cycle holds it.
+
+    `lru_cache` needs no lock of ours, which a forked process could inherit held.
+    """
+
+    @lru_cache(maxsize=_MAPPED)
+    def open_shard(number: int) -> MappedShard:
+        file, shard = shard_path(folder, number), manifest["shards"][number]
+        try:
+            with file.open("rb") as opened:
+                header = examine(
+                    opened, number, manifest["capture"], shard, shard["rows"], manifest["sites"]
+                )
+                if not isinstance(header, str):
+                    return MappedShard(opened, header)
+                wrong = header
+        except FileNotFoundError:
+            wrong = "is missing"
+        except OSError as error:
+            wrong = f"cannot be read ({error.strerror})"
+        raise StoreError(f"Shard {file} {wrong}; {mending(manifest)}.")
+
+    return open_shard
+
+
 class ActivationStore:
-    """What `capture` returns. In memory when `path` is None, with the same interface."""
+    """What `capture` returns: `store[site]` `[n_rows, ...]` and `store.rows`, in corpus order.
+
+    In memory when `path` is None, with the same interface. Made by `capture`, `open` or
+    `in_memory`; safe for threads, and picklable: another process opens the folder itself.
+    """
 
     def __init__(
         self,
         manifest: dict[str, Any],
-        rows: pd.DataFrame,
+        source: _Source,
         *,
         path: Path | None = None,
-        shards: list[dict[str, np.ndarray]] | None = None,
         picked: np.ndarray | None = None,
     ) -> None:
         self.manifest, self.path = manifest, path
-        self._all_rows, self._shards, self._picked = rows, shards, picked
+        self._source, self._picked = source, picked
+
+    @classmethod
+    def open(cls, path: str | Path) -> ActivationStore:
+        """Open a whole store. Only its manifest is read, so that size does not matter.
+
+        Raises:
+            StoreError: nothing there, half written, of another format, or without its rows.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        if not manifest["complete"]:
+            raise StoreError(f"The store {folder} is half written; {mending(manifest)}.")
+        return cls(manifest, _Disk(folder, manifest), path=folder)
+
+    @classmethod
+    def in_memory(
+        cls, manifest: dict[str, Any], rows: pd.DataFrame, arrays: Mapping[str, np.ndarray]
+    ) -> ActivationStore:
+        """A store of arrays `[n_rows, ...]`, which like `rows` are in the corpus's order.
+
+        Raises:
+            StoreError: a site whose array has another number of rows, or rows in another order.
+        """
+        if not rows["example"].is_monotonic_increasing:
+            raise StoreError("The rows of a store in memory must be in the corpus's order.")
+        for site, array in arrays.items():
+            if len(array) != len(rows):
+                raise StoreError(f"{site} has {len(array)} rows of states for {len(rows)} rows.")
+        table = RowTable(as_table(rows), len(rows))
+        sites = {site: list(array.shape[1:]) for site, array in arrays.items()}
+        whole = {**manifest, "complete": True, "sites": sites, "n_rows": len(rows)}
+        return cls(whole, _Memory(table, arrays))
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -85,146 +248,69 @@ class ActivationStore:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """One row for each row of every site's array."""
-        if self._picked is None:
-            return self._all_rows
-        return self._all_rows.iloc[self._picked].reset_index(drop=True)
+        """One row for each row of every site's array, by example and then position."""
+        return self._source.rows.frame(self._picked)
 
-    @property
-    def shard_rows(self) -> list[int]:
-        return [shard["rows"] for shard in self.manifest["shards"]]
+    def __len__(self) -> int:
+        return self.manifest["n_rows"] if self._picked is None else len(self._picked)
 
     def __repr__(self) -> str:
         where = self.path or "memory"
-        return f"ActivationStore({len(self.rows)} rows, {len(self.sites)} sites, {where})"
+        return f"ActivationStore({len(self)} rows, {len(self.sites)} sites, {where})"
 
     def __getitem__(self, site: str) -> SiteArray:
         if site not in self.manifest["sites"]:
             raise StoreError(f"The store holds no site {site!r}; it has {', '.join(self.sites)}.")
-        return SiteArray(self, site, self._picked)
+        return SiteArray(self._source, site, len(self), self._picked)
 
     def site_shape(self, site: str) -> tuple[int, ...]:
         """Shape of one row at a site."""
-        return tuple(self.manifest["sites"][site])
+        return self[site].shape[1:]
 
     def select(self, **equals: Any) -> ActivationStore:
-        """A view of the rows whose columns have the given values."""
-        keep = np.ones(len(self.rows), dtype=bool)
-        for column, value in equals.items():
-            if column not in self.rows:
-                raise StoreError(f"The store's rows have no column {column!r}.")
-            keep &= (self.rows[column] == value).to_numpy()
-        base = np.arange(len(self._all_rows)) if self._picked is None else self._picked
-        return ActivationStore(
-            self.manifest,
-            self._all_rows,
-            path=self.path,
-            shards=self._shards,
-            picked=base[keep],
-        )
+        """A view of the rows whose columns have the given values; of several, any of them.
 
-    def read(self, shard: int, site: str, rows: np.ndarray) -> np.ndarray:
-        """Rows of one shard; only they are touched on disk where they lie together."""
-        if self._shards is not None:
-            return self._shards[shard][site][rows]
-        assert self.path is not None
-        file = shard_path(self.path, shard)
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                part = opened.get_slice(site)
-                first, last = int(rows.min()), int(rows.max()) + 1
-                return part[first:last][rows - first]
-        except (SafetensorError, OSError) as error:
-            raise StoreError(
-                f"Shard {file} is missing or broken ({error}); capture again to mend it."
-            ) from None
-
-    @classmethod
-    def open(cls, path: str | Path) -> ActivationStore:
-        """Open a whole store.
+        Reads the columns named, no states.
 
         Raises:
-            StoreError: nothing there, half written, or a manifest that cannot be read.
+            StoreError: a column that the rows do not have.
         """
-        folder = Path(path)
-        manifest = read_manifest(folder)
-        if not manifest.get("complete"):
-            raise StoreError(f"The store {folder} is half written; run the same capture to end it.")
-        try:
-            rows = pd.read_parquet(folder / "rows.parquet")
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{folder}/rows.parquet is missing or broken: {error}") from None
-        if len(rows) != sum(shard["rows"] for shard in manifest["shards"]):
-            raise StoreError(
-                f"The store {folder} is broken: rows.parquet and shards differ in rows."
-            )
-        return cls(manifest, rows, path=folder)
+        keep = np.ones(self.manifest["n_rows"], dtype=bool)
+        for column, value in equals.items():
+            if column not in COLUMNS:
+                raise StoreError(
+                    f"The store's rows have no column {column!r}; they have {', '.join(COLUMNS)}."
+                )
+            several = not isinstance(value, str) and np.iterable(value)
+            keep &= self._source.rows.where(column, _found_fast(value if several else [value]))
+        picked = np.flatnonzero(keep) if self._picked is None else self._picked[keep[self._picked]]
+        return ActivationStore(self.manifest, self._source, path=self.path, picked=picked)
 
     def verify(self) -> None:
-        """Compare every shard with its digest.
+        """Compare every file with its digest.
 
         Raises:
-            StoreError: naming the first shard that is missing, truncated or changed.
+            StoreError: naming the first that is missing, truncated, changed or another's.
         """
+        found = problems(self.path) if self.path else []
+        if found:
+            more = f" ({len(found) - 1} more: isogloss store verify)" if len(found) > 1 else ""
+            raise StoreError(found[0] + more)
+
+    def __reduce__(self) -> tuple[Any, ...]:
         if self.path is None:
-            return
-        rows = self.path / "rows.parquet"
-        if not rows.exists() or file_digest(rows) != self.manifest["rows_sha256"]:
-            raise StoreError(f"{rows} is missing or changed; capture again to mend it.")
-        for number, shard in enumerate(self.manifest["shards"]):
-            file = shard_path(self.path, number)
-            if not file.exists():
-                raise StoreError(f"Shard {file} is missing; capture again to mend it.")
-            if file_digest(file) != shard["sha256"]:
-                raise StoreError(
-                    f"Shard {file} is truncated or changed: its digest differs; "
-                    "capture again to mend it."
-                )
+            return ActivationStore, (self.manifest, self._source, None, self._picked)
+        return _reopen, (self.path.resolve(), self.manifest["capture"], self._picked)
 
 
-def shard_path(folder: Path, number: int) -> Path:
-    return folder / "shards" / f"{number:05d}.safetensors"
+def _found_fast(values: Any) -> Collection[Any]:
+    return set(values.tolist() if hasattr(values, "tolist") else values)
 
 
-def file_digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def write_shard(folder: Path, number: int, states: dict[str, np.ndarray]) -> str:
-    """Write whole, then rename; returns the digest."""
-    file = shard_path(folder, number)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    data = to_bytes({site: np.ascontiguousarray(x) for site, x in states.items()})
-    replace_bytes(file, data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def replace_bytes(file: Path, data: bytes) -> None:
-    """A file that is there is whole."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(file)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a store, whole or half written."""
-    file = folder / "manifest.json"
-    if not file.is_file():
-        raise StoreError(f"There is no store at {folder}: it has no manifest.json.")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise StoreError(f"{file} is broken: it is not valid JSON; delete the store.") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StoreError(f"{file} is of another format than {FORMAT}; capture into a new folder.")
-    return manifest
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"A store cannot be made at {folder} ({error.strerror}); name another folder."
-        ) from None
-    replace_bytes(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+def _reopen(path: Path, capture: str, picked: np.ndarray | None) -> ActivationStore:
+    """In another process; `picked` counts rows of that capture alone."""
+    store = ActivationStore.open(path)
+    if store.manifest["capture"] != capture:
+        raise StoreError(f"The store {path} holds another capture than when it was handed over.")
+    store._picked = picked
+    return store

@@ -69,11 +69,11 @@ def test_a_killed_capture_ends_bit_identical(model, corpus, tmp_path, monkeypatc
     capture(model, corpus, store=tmp_path / "whole", **OPTIONS)
     real, done = capturing.write_shard, []
 
-    def killed(folder, number, states):
+    def killed(folder, number, states, **options):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(number)
-        return real(folder, number, states)
+        return real(folder, number, states, **options)
 
     monkeypatch.setattr(capturing, "write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -82,7 +82,7 @@ def test_a_killed_capture_ends_bit_identical(model, corpus, tmp_path, monkeypatc
         ActivationStore.open(tmp_path / "killed")
     again = []
     monkeypatch.setattr(
-        capturing, "write_shard", lambda f, n, s: (again.append(n), real(f, n, s))[1]
+        capturing, "write_shard", lambda f, n, s, **o: (again.append(n), real(f, n, s, **o))[1]
     )
     capture(model, corpus, store=tmp_path / "killed", **OPTIONS)
     assert again == [2, 3]
@@ -119,7 +119,7 @@ def test_verify_names_what_is_broken_and_capture_mends_it(model, corpus, tmp_pat
     with pytest.raises(StoreError, match=r"rows\.parquet"):
         store.verify()
     with pytest.raises(StoreError, match=r"rows\.parquet"):
-        ActivationStore.open(tmp_path)
+        _ = ActivationStore.open(tmp_path).rows
     capture(model, corpus, store=tmp_path, **OPTIONS).verify()
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match="not valid JSON"):
