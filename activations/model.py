@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +53,8 @@ class Model:
         self.n_layers = engine.n_layers
         self.d_model = engine.d_model
         self.max_length = int(getattr(hf.config, "max_position_embeddings", 0) or 2**20)
+        #: How to open it again in another process; None where it was given as a module.
+        self.origin: dict[str, Any] | None = None
         self._edits: list[tuple[str, Edit]] = []
 
     def __repr__(self) -> str:
@@ -64,11 +65,12 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.hf.parameters()).device
+        """Where token ids go: the device of the embeddings."""
+        return self.engine.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.hf.parameters()).dtype
+        return self.hf.dtype
 
     @property
     def has_chat_template(self) -> bool:
@@ -98,22 +100,15 @@ class Model:
         """
         return self.engine.sites[self.resolve_sites(name)[0]]
 
-    @cached_property
+    @property
     def is_causal(self) -> bool:
         """Whether a token sees only those before it; an encoder's sees all of them."""
-        config = self.hf.config.get_text_config()
-        encoder = type(self.hf).__name__.endswith(("ForMaskedLM", "ForPreTraining"))
-        return not encoder or bool(getattr(config, "is_decoder", False))
+        return self.engine.is_causal
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all weights, their names and shapes."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.hf.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256 over all weights, their names, shapes and dtypes, wherever they lie."""
+        return self.engine.digest()
 
     def resolve_sites(
         self, spec: str | Sequence[str] = "resid_post", layers: Sequence[int] | None = None
@@ -140,15 +135,22 @@ class Model:
         Raises:
             CaptureError: no token, or more than the model's context holds.
         """
-        ids = self.tokenizer(text, add_special_tokens=not rendered)["input_ids"]
-        if not ids:
-            raise CaptureError(f"The text {text[:60]!r} has no token.")
-        if len(ids) > self.max_length:
-            raise CaptureError(
-                f"The text {text[:60]!r}… has {len(ids)} tokens; the model's context holds "
-                f"{self.max_length}. Shorten or drop it."
-            )
-        return list(ids)
+        return self.encode_many([text], rendered=rendered)[0]
+
+    def encode_many(self, texts: Sequence[str], *, rendered: bool = False) -> list[list[int]]:
+        """`encode` of many texts at once, which tokenizers do faster."""
+        if not texts:
+            return []
+        coded = self.tokenizer(list(texts), add_special_tokens=not rendered)["input_ids"]
+        for text, ids in zip(texts, coded, strict=True):
+            if not ids:
+                raise CaptureError(f"The text {text[:60]!r} has no token.")
+            if len(ids) > self.max_length:
+                raise CaptureError(
+                    f"The text {text[:60]!r}… has {len(ids)} tokens; the model's context holds "
+                    f"{self.max_length}. Shorten or drop it."
+                )
+        return [list(ids) for ids in coded]
 
     def pad(
         self, ids: Sequence[Sequence[int]], *, side: str = "right"
@@ -166,9 +168,28 @@ class Model:
     # Passes
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Next-token logits `[batch, pos, vocabulary]`."""
+        """Next-token logits `[batch, pos, vocabulary]`; an encoder's are of each token itself.
+
+        Raises:
+            ModelError: the model has no head.
+        """
         with self.lock:
-            return self._pass(input_ids, attention_mask)[0].logits
+            return self._scores(self._pass(input_ids, attention_mask)[0])
+
+    def _scores(self, output: Any) -> Tensor:
+        if getattr(output, "logits", None) is None:
+            raise ModelError(
+                f"{self.name} ({type(self.hf).__name__}) has no head and so no logits; its states "
+                "can be captured, and a checkpoint with a head can do both."
+            )
+        return output.logits
+
+    def _require_causal(self, what: str) -> None:
+        if not self.is_causal:
+            raise ModelError(
+                f"{self.name} ({type(self.hf).__name__}) is an encoder: its tokens see those "
+                f"after them, so it has no {what}; use a decoder."
+            )
 
     def activations(
         self,
@@ -257,7 +278,11 @@ class Model:
 
         `rendered` says that the prompts went through `render`, which brings the special tokens.
         A continuation ends with the model's context, whatever it is batched with.
+
+        Raises:
+            ModelError: the model is an encoder, or has no head.
         """
+        self._require_causal("continuations")
         ids = [self.encode(prompt, rendered=rendered) for prompt in prompts]
         replies = [""] * len(ids)
         ends = self._ends
@@ -284,7 +309,7 @@ class Model:
         for _ in range(steps):
             out = self._pass(step_in, mask, cache=cache, use_cache=True)[0]
             cache = out.past_key_values
-            chosen = out.logits[:, -1].argmax(-1)
+            chosen = self._scores(out)[:, -1].argmax(-1)
             new.append(torch.where(done, torch.full_like(chosen, ends[0] if ends else 0), chosen))
             for end in ends:
                 done |= chosen == end
@@ -301,7 +326,11 @@ class Model:
         """Negative log-likelihood of each text in nats (sum over its tokens), and token counts.
 
         The first token has nothing before it and is not counted.
+
+        Raises:
+            ModelError: the model is an encoder, or has no head.
         """
+        self._require_causal("next-token losses")
         ids = [self.encode(text) for text in texts]
         short = next((t for t, i in zip(texts, ids) if len(i) < 2), None)
         if short is not None:

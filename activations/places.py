@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from activations.engines.offload import weight
+
 #: What blocks, attention and MLP modules of Hugging Face call their first tensor.
 _FIRST = ("hidden_states", "input", "input_ids", "x", "inputs_embeds")
 
@@ -111,11 +113,19 @@ class Site:
         """
         if not self.project:
             return states
-        module: Any = root.get_submodule(self.project)
-        # torch's Linear keeps [out, in], GPT-2's Conv1D [in, out].
-        weight = module.weight.T if isinstance(module, torch.nn.Linear) else module.weight
-        per_head = weight.unflatten(0, states.shape[-2:])
-        return torch.einsum("...hd,hdm->...hm", states, per_head.to(states))
+        return per_head(states, output_matrix(root.get_submodule(self.project)))
+
+
+def output_matrix(projection: torch.nn.Module) -> Tensor:
+    """W_O `[heads * d_head, d_model]` of attention's output projection."""
+    matrix = weight(projection)
+    # torch's Linear keeps [out, in], GPT-2's Conv1D [in, out].
+    return matrix.T if isinstance(projection, torch.nn.Linear) else matrix
+
+
+def per_head(z: Tensor, matrix: Tensor) -> Tensor:
+    """What each head writes, `[..., heads, d_model]`, of z `[..., heads, d_head]` and W_O."""
+    return torch.einsum("...hd,hdm->...hm", z, matrix.unflatten(0, z.shape[-2:]).to(z))
 
 
 def all_native(sites: Iterable[Site], edited: Iterable[Site]) -> bool:

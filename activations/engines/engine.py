@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from activations.places import Site
@@ -15,6 +17,23 @@ Change = Callable[[Tensor], Tensor]
 """From states `[batch, pos, ...]` to new ones."""
 
 
+@dataclass(frozen=True)
+class Table:
+    """What a look at a model found.
+
+    Attributes:
+        sites: by name, in the order in which a forward pass reaches them.
+        faults: why sites that one might ask for are not among them.
+        is_causal: whether a token sees only those before it.
+    """
+
+    sites: Mapping[str, Site]
+    faults: Mapping[str, str]
+    n_layers: int
+    d_model: int
+    is_causal: bool
+
+
 class Engine(Protocol):
     """Runs one model. Sites are in the order in which a forward pass reaches them."""
 
@@ -23,6 +42,9 @@ class Engine(Protocol):
     faults: Mapping[str, str]
     n_layers: int
     d_model: int
+    is_causal: bool
+    device: torch.device
+    """Where `run` takes its inputs."""
 
     def run(
         self,
@@ -38,4 +60,8 @@ class Engine(Protocol):
             inputs: of the Hugging Face model's forward; `input_ids` `[batch, pos]` among them.
             stop: end the pass after the last read; the output is then None.
         """
+        ...
+
+    def digest(self) -> str:
+        """What names the weights: see `weights_digest`."""
         ...

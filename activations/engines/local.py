@@ -7,7 +7,6 @@ model as it was loaded, so the loaded model keeps its own code and its own atten
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -15,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from activations.digest import weights_digest
 from activations.engines.engine import Change, Read
+from activations.engines.offload import home, sharing_copy
+from activations.engines.passes import first_line
 from activations.engines.survey import survey
 from activations.errors import ModelError, SiteError
 from activations.places import (
@@ -42,11 +44,12 @@ class LocalEngine:
         self.wrapped = sharing_copy(hf)
         paths = {id(module): path for path, module in self.wrapped.named_modules()}
         self.bridge = _bridge(self.wrapped, tokenizer, label)
-        self.n_layers = int(self.bridge.cfg.n_layers)
-        self.d_model = int(self.bridge.cfg.d_model)
-        self.sites: Mapping[str, Site]
-        self.faults: Mapping[str, str]
-        self.sites, self.faults = survey(hf, self.wrapped, self.bridge, paths, label)
+        self.device = home(hf)
+        self.table = survey(hf, self.wrapped, self.bridge, paths, label)
+        self.sites: Mapping[str, Site] = self.table.sites
+        self.faults: Mapping[str, str] = self.table.faults
+        self.n_layers, self.d_model = self.table.n_layers, self.table.d_model
+        self.is_causal = self.table.is_causal
 
     def run(
         self,
@@ -82,6 +85,10 @@ class LocalEngine:
             with suppress(_Stop):
                 output = root(**inputs)
         return output, got
+
+    def digest(self) -> str:
+        """See `Engine.digest`."""
+        return weights_digest(self.hf)
 
     def _attach_change(self, root: Any, site: Site, function: Change, shape: Any) -> Any:
         if not site.project:
@@ -154,23 +161,24 @@ def _attach_plain(
         handle.remove()
 
 
-def sharing_copy(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of the modules with the very same parameters and buffers."""
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
-
-
 def _bridge(wrapped: Any, tokenizer: Any, label: str) -> Any:
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformer_lens.model_bridge import TransformerBridge
 
-    kind = type(wrapped).__name__
-    if not getattr(wrapped.config, "architectures", None):
-        wrapped.config.architectures = [kind]
+    kinds = [kind.__name__ for kind in type(wrapped).__mro__]
+    known = next((kind for kind in kinds if kind in SUPPORTED_ARCHITECTURES), None)
+    if known is None:
+        raise ModelError(
+            f"TransformerLens does not know the architecture {kinds[0]} of {label}; "
+            "try engine nnsight."
+        )
+    wrapped.config.architectures = [known]
     try:
         return TransformerBridge.boot_transformers(
             label, hf_model=wrapped, device=None, tokenizer=tokenizer, dtype=wrapped.dtype
         )
-    except Exception as error:  # an adapter missing for the architecture raises many kinds
+    except Exception as error:  # an adapter that does not fit raises many kinds
         raise ModelError(
-            f"TransformerLens cannot open {label} ({kind}): {error}; try engine nnsight."
+            f"TransformerLens cannot open {label} ({kinds[0]}): {first_line(error)}; "
+            "try engine nnsight."
         ) from error

@@ -13,33 +13,47 @@ import torch
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from activations.engines.engine import Table
+from activations.engines.offload import weight
+from activations.engines.passes import (
+    Key,
+    first_line,
+    plain_pass,
+    same,
+    scores,
+    sees_only_the_past,
+    some_inputs,
+    text_shape,
+)
 from activations.errors import ModelError
-from activations.places import Place, Site, first_argument, first_tensor
+from activations.places import Place, Site
 
-#: Largest relative difference that rounding explains, between attention kernels too.
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-_HALF_TOLERANCE = 0.1
 _THIRDS = {"q": 0, "k": 1, "v": 2}
 
 
-def survey(
-    hf: Any, wrapped: Any, bridge: Any, paths: Mapping[int, str], label: str
-) -> tuple[dict[str, Site], dict[str, str]]:
-    """(sites in the order of the pass, what is wrong with those that are left out).
+def survey(hf: Any, wrapped: Any, bridge: Any, paths: Mapping[int, str], label: str) -> Table:
+    """The sites that TransformerLens names, in the order of its pass.
 
     Args:
         hf, wrapped: the plain model, and the copy of its modules that the bridge wraps.
         paths: of the wrapped modules, by id, as they were before.
 
     Raises:
-        ModelError: the bridge's logits are not the plain model's.
+        ModelError: the bridge cannot run, or its logits are not the plain model's.
     """
-    ids = _some_tokens(hf, bridge)
-    shape = (int(ids.shape[0]), int(ids.shape[1]))
+    inputs = some_inputs(hf)
+    shape = text_shape(inputs)
     candidates = _candidates(bridge, paths)
-    through, logits = _bridge_pass(wrapped, bridge, ids)
-    raw, plain_logits = _plain_pass(hf, candidates, ids)
-    if not _same(logits, plain_logits):
+    wanted = [(place.module, place.side) for places in candidates.values() for place in places]
+    seen = plain_pass(hf, wanted, inputs, label)
+    raw, final = seen.raw, scores(seen.output)
+    try:
+        through, bridged = _bridge_pass(wrapped, bridge, inputs)
+    except Exception as error:  # an adapter that does not fit raises many kinds
+        raise ModelError(
+            f"TransformerLens cannot run {label}: {first_line(error)}; try engine nnsight."
+        ) from error
+    if not same(bridged, final):
         raise ModelError(
             f"TransformerLens's pass through {label} gives other logits than the plain model, so "
             "its sites cannot be trusted; try engine nnsight."
@@ -59,18 +73,13 @@ def survey(
         row = tuple(n for at, n in enumerate(value.shape) if at not in (0, axis))
         found = (_located(c, raw, value, shape) for c in candidates.get(hook, ()))
         place = next((p for p in found if p is not None), None)
+        if place is not None and seen.calls[place.module, place.side] > 1:
+            faults[name] = "its module runs more than once in a pass, so it holds no one state"
+            continue
         sites[name] = Site(name, row, axis, over_keys, place, hook)
-    return _with_head_results(sites, hf, bridge), faults
-
-
-def _some_tokens(hf: Any, bridge: Any) -> Tensor:
-    """Three texts of a length that no other axis has, so that axes can be told apart."""
-    config = hf.config.get_text_config()
-    used = {int(v) for v in vars(config).values() if isinstance(v, int)}
-    length = next(n for n in (7, 11, 13, 17, 19, 23) if n not in used)
-    vocabulary = int(getattr(config, "vocab_size", 0) or bridge.cfg.d_vocab)
-    ids = (torch.arange(3 * length) * 37 + 5) % vocabulary
-    return ids.reshape(3, length).to(next(hf.parameters()).device)
+    d_model = int(bridge.cfg.d_model)
+    sites = _with_head_results(sites, faults, hf, d_model, raw, shape)
+    return Table(sites, faults, int(bridge.cfg.n_layers), d_model, sees_only_the_past(hf, final))
 
 
 def _candidates(bridge: Any, paths: Mapping[int, str]) -> dict[str, list[Place]]:
@@ -102,7 +111,9 @@ def _candidates(bridge: Any, paths: Mapping[int, str]) -> dict[str, list[Place]]
 
 
 @torch.no_grad()
-def _bridge_pass(wrapped: Any, bridge: Any, ids: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _bridge_pass(
+    wrapped: Any, bridge: Any, inputs: dict[str, Any]
+) -> tuple[dict[str, Tensor], Tensor]:
     got: dict[str, Tensor] = {}
     handles = []
 
@@ -113,56 +124,12 @@ def _bridge_pass(wrapped: Any, bridge: Any, ids: Tensor) -> tuple[dict[str, Tens
     try:
         for name, point in bridge.hook_dict.items():
             handles.append((point, point.add_hook(lambda x, hook, name=name: keep(x, name))))
-        logits = wrapped(input_ids=ids).logits
+        output = wrapped(**inputs)
     finally:
         for point, handle in handles:
             handle.hook.remove()
             point.fwd_hooks.remove(handle)
-    return got, logits
-
-
-@torch.no_grad()
-def _plain_pass(
-    hf: Any, candidates: Mapping[str, list[Place]], ids: Tensor
-) -> tuple[dict[tuple[str, str], Tensor], Tensor]:
-    got: dict[tuple[str, str], Tensor] = {}
-    handles = []
-
-    def keep(key: tuple[str, str], value: Any) -> None:
-        if isinstance(value, Tensor):
-            got.setdefault(key, value.detach().clone())
-
-    wanted = {(place.module, place.side) for places in candidates.values() for place in places}
-    try:
-        for path, side in wanted:
-            module = hf.get_submodule(path)
-            if side == "out":
-                handles.append(
-                    module.register_forward_hook(
-                        lambda _m, _a, out, key=(path, side): keep(key, _first_or_none(out))
-                    )
-                )
-            else:
-                handles.append(
-                    module.register_forward_pre_hook(
-                        lambda _m, args, named, key=(path, side): keep(
-                            key, first_argument(args, named)
-                        ),
-                        with_kwargs=True,
-                    )
-                )
-        logits = hf(input_ids=ids).logits
-    finally:
-        for handle in handles:
-            handle.remove()
-    return got, logits
-
-
-def _first_or_none(output: Any) -> Any:
-    try:
-        return first_tensor(output)
-    except (KeyError, IndexError, TypeError):
-        return None
+    return got, scores(output)
 
 
 def _axes(value: Tensor, shape: tuple[int, int]) -> tuple[int, bool] | None:
@@ -177,7 +144,7 @@ def _axes(value: Tensor, shape: tuple[int, int]) -> tuple[int, bool] | None:
 
 
 def _located(
-    place: Place, raw: Mapping[tuple[str, str], Tensor], value: Tensor, shape: tuple[int, int]
+    place: Place, raw: Mapping[Key, Tensor], value: Tensor, shape: tuple[int, int]
 ) -> Place | None:
     """The place, with its heads filled in, if it holds what the bridge reads there."""
     tensor = raw.get((place.module, place.side))
@@ -189,18 +156,7 @@ def _located(
         states = located.view(tensor, shape)
     except (RuntimeError, IndexError):
         return None
-    return located if _same(states, value) else None
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    tolerance = _TOLERANCE.get(a.dtype, _HALF_TOLERANCE)
-    a, b = a.detach().double(), b.detach().double()
-    if not torch.equal(a.isfinite(), b.isfinite()):
-        return False
-    a, b = a.nan_to_num(0, 0, 0), b.nan_to_num(0, 0, 0)
-    return bool((a - b).norm() <= tolerance * b.norm())
+    return located if same(states, value) else None
 
 
 def _sums_to_one(pattern: Tensor) -> bool:
@@ -235,22 +191,47 @@ def _adds_up(through: Mapping[str, Tensor], before: str, written: str, after: st
     if not {before, written, after} <= through.keys():
         return False
     stream, part = through[before], through[written]
-    return stream.shape == part.shape and _same(stream + part, through[after])
+    return stream.shape == part.shape and same(stream + part, through[after])
 
 
-def _with_head_results(sites: dict[str, Site], hf: Any, bridge: Any) -> dict[str, Site]:
-    """`hook_result` after each z that lies at the input of attention's output projection."""
+def _with_head_results(
+    sites: dict[str, Site],
+    faults: dict[str, str],
+    hf: Any,
+    d_model: int,
+    raw: Mapping[Key, Tensor],
+    shape: tuple[int, int],
+) -> dict[str, Site]:
+    """`hook_result` after each z that lies at the input of attention's output projection, where
+    the heads' writings add up to what the projection gives.
+    """
     full: dict[str, Site] = {}
     for name, z in sites.items():
         full[name] = z
         place = z.place if name.endswith("attn.hook_z") else None
-        if place and place.heads and _projects(hf, place.module):
-            result = name.replace("hook_z", "hook_result")
-            row = (z.row[0], int(bridge.cfg.d_model))
-            full[result] = replace(z, name=result, row=row, project=place.module)
+        if place is None or not place.heads:
+            continue
+        result = name.replace("hook_z", "hook_result")
+        site = replace(z, name=result, row=(z.row[0], d_model), project=place.module)
+        if _heads_add_up(site, place, hf, raw, shape):
+            full[result] = site
+        else:
+            faults[result] = "its heads do not add up to what attention writes; read attn.hook_z"
     return full
 
 
-def _projects(hf: Any, path: str) -> bool:
-    weight = getattr(hf.get_submodule(path), "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2
+@torch.no_grad()
+def _heads_add_up(
+    site: Site, place: Place, hf: Any, raw: Mapping[Key, Tensor], shape: tuple[int, int]
+) -> bool:
+    written = raw.get((place.module, "out"))
+    if written is None:
+        return False
+    try:
+        heads = site.finish(place.view(raw[place.module, "in"], shape), hf)
+        module = hf.get_submodule(place.module)
+        bias = weight(module, "bias") if getattr(module, "bias", None) is not None else None
+        total = heads.sum(-2) + (0 if bias is None else bias.to(heads))
+    except (RuntimeError, AttributeError, IndexError):  # packed weights, or no weight at all
+        return False
+    return same(total, Place(place.module, "out").view(written, shape))

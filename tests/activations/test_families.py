@@ -138,9 +138,9 @@ def test_a_site_that_fails_the_look_at_opening_is_refused_with_the_reason(monkey
 def test_a_place_that_holds_something_else_is_left_to_the_bridge(monkeypatch):
     import activations.engines.survey as look
 
-    real = look._same
+    real = look.same
     monkeypatch.setattr(
-        look, "_same", lambda a, b: real(a, b) and (a.ndim != 3 or a.shape[-1] != D_MODEL)
+        look, "same", lambda a, b: real(a, b) and (a.ndim != 3 or a.shape[-1] != D_MODEL)
     )
     model = open_model(make("llama"), tokenizer=tokenizer(), device="cpu")
     assert model.site("blocks.0.hook_resid_post").place is None
