@@ -30,8 +30,9 @@ def caveats(results: pd.DataFrame) -> list[str]:
     ]
     groups = results.loc[results["n"] > 0, "n"]
     if len(groups) and groups.min() < 20:
+        few = "one group" if groups.min() == 1 else f"{groups.min()} groups"
         said.append(
-            f"Some figures rest on {groups.min()} groups; with fewer than 20, intervals are "
+            f"Some figures rest on {few}; with fewer than 20, intervals are "
             "approximate and often too narrow."
         )
     if "direction_cosine" in set(results["measure"]):
@@ -216,12 +217,13 @@ def _refusal(results: pd.DataFrame) -> Iterator[str]:
     if table.loc[("", "", "harmful"), "value"] < 0.05:
         yield "It hardly refuses at all, so taking the direction out has nothing to show here."
     else:
-        zero = rate("ablate_to_zero(refusal)", "", "harmful")
+        # Zero can lie on the refusing side: then harmless requests are refused as well.
+        zero = [rate("ablate_to_zero(refusal)", "", kind) for kind in ("harmful", "harmless")]
         yield (
             "With the refusal direction set to its harmless mean in every block it refuses "
-            f"{rate('ablate(refusal)', '', 'harmful')} of the harmful ones (set to zero instead: "
-            f"{zero}); with random directions "
-            f"{rate('ablate(refusal)', 'random_subspace', 'harmful')}."
+            f"{rate('ablate(refusal)', '', 'harmful')} of the harmful ones; with random directions "
+            f"{rate('ablate(refusal)', 'random_subspace', 'harmful')}. Set to zero instead, "
+            f"{zero[0]} of the harmful and {zero[1]} of the harmless ones."
         )
     added = table.loc[("add(refusal)", "", "harmless")]
     yield (

@@ -44,9 +44,8 @@ def chart_ablation_loss(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
     width = 62 * len(columns)
     below = "Red: worse at predicting; blue: better. Hover for 95% intervals."
     upper = _tiles(edits, columns, removed, "subspace removed", most, theme, axis=chance.empty)
-    upper = upper.properties(
-        width=width, height=40 * len(removed), title=title(told, below, width=width + 180)
-    )
+    over = title(told, below, width=min(width + 180, 600))
+    upper = upper.properties(width=width, height=40 * len(removed), title=over)
     if chance.empty:
         return finish(upper.properties(description=told), theme)
     chance = chance.assign(removed="random subspace")
