@@ -12,16 +12,20 @@ if TYPE_CHECKING:
     from activations.capturing import capture
     from activations.loading import open_model
     from activations.model import Edit, Model
+    from activations.planning import CapturePlan
     from activations.store import ActivationStore
+    from activations.workers import Workers
 
 __all__ = [
     "ActivationStore",
     "CaptureError",
+    "CapturePlan",
     "Edit",
     "Model",
     "ModelError",
     "SiteError",
     "StoreError",
+    "Workers",
     "capture",
     "layer_of",
     "open_model",
@@ -29,8 +33,10 @@ __all__ = [
 
 _HOMES = {
     "ActivationStore": "store",
+    "CapturePlan": "planning",
     "Edit": "model",
     "Model": "model",
+    "Workers": "workers",
     "capture": "capturing",
     "open_model": "loading",
 }

@@ -7,16 +7,29 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def length_batches(lengths: Sequence[int], *, budget: int) -> list[list[int]]:
+def length_batches(
+    lengths: Sequence[int], *, budget: int, overhead: int | None = None
+) -> list[list[int]]:
     """Indices in batches, longest texts last; `longest * size <= budget` unless one text is longer.
+
+    Args:
+        overhead: what a further pass costs, in tokens; a batch is closed where one more text would
+            bring its padding above that.
 
     >>> length_batches([3, 1, 2], budget=4)
     [[1, 2], [0]]
+    >>> length_batches([9, 1, 1, 1, 9], budget=99, overhead=10)
+    [[1, 2, 3], [0, 4]]
     """
     batches: list[list[int]] = []
+    real = 0  # tokens of the last batch that are no padding
     for index in np.argsort(np.asarray(lengths), kind="stable").tolist():
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= budget:
+        length = lengths[index]
+        padded = (len(batches[-1]) + 1) * length if batches else budget + 1
+        if padded <= budget and (overhead is None or padded - real - length <= overhead):
             batches[-1].append(index)
+            real += length
         else:
             batches.append([index])
+            real = length
     return batches

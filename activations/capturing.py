@@ -1,234 +1,182 @@
-"""Run a model over a corpus and keep its states: in shards, restartable, whatever the batch."""
+"""Run a model over a corpus and keep its states: streamed, restartable, whatever the batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, overload
 
 import numpy as np
-import pandas as pd
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from activations.batching import length_batches
 from activations.errors import CaptureError
+from activations.job import Job, manifest_of, physical_rows, plan_job
 from activations.manifest import begin, finish, missing
 from activations.model import Model
+from activations.planning import CapturePlan, plan_of
+from activations.reading import TokenRule
 from activations.shards import write_shard
 from activations.store import ActivationStore
+from activations.streaming import stream_shards
+from activations.workers import Workers
 from corpora import Corpus
 
+_SHARD_BYTES = 128 * 2**20
+_SHARD_EXAMPLES = 65536
 
+
+@overload
+def capture(
+    model: Model,
+    corpus: Corpus,
+    *,
+    sites: str | Sequence[str] = ...,
+    layers: Sequence[int] | None = ...,
+    tokens: TokenRule = ...,
+    store: str | Path | None = ...,
+    dtype: str = ...,
+    token_budget: int | None = ...,
+    shard_bytes: int = ...,
+    shard_examples: int = ...,
+    workers: Workers | None = ...,
+    plan: Literal[False] = ...,
+    progress: bool = ...,
+) -> ActivationStore: ...
+@overload
+def capture(
+    model: Model,
+    corpus: Corpus,
+    *,
+    sites: str | Sequence[str] = ...,
+    layers: Sequence[int] | None = ...,
+    tokens: TokenRule = ...,
+    store: str | Path | None = ...,
+    dtype: str = ...,
+    token_budget: int | None = ...,
+    shard_bytes: int = ...,
+    shard_examples: int = ...,
+    workers: Workers | None = ...,
+    plan: Literal[True],
+    progress: bool = ...,
+) -> CapturePlan: ...
 def capture(
     model: Model,
     corpus: Corpus,
     *,
     sites: str | Sequence[str] = "resid_post",
     layers: Sequence[int] | None = None,
-    tokens: str = "last",
+    tokens: TokenRule = "last",
     store: str | Path | None = None,
-    token_budget: int = 8192,
-    shard_examples: int = 512,
     dtype: str = "float32",
+    token_budget: int | None = None,
+    shard_bytes: int = _SHARD_BYTES,
+    shard_examples: int = _SHARD_EXAMPLES,
+    workers: Workers | None = None,
+    plan: bool = False,
     progress: bool = True,
-) -> ActivationStore:
+) -> ActivationStore | CapturePlan:
     """States of every text at the sites, `[n_rows, d]` each.
 
     Requests (rows with a behaviour) are put into the model's chat template first. With `store`
-    a killed capture goes on at the next missing shard, and a finished one is reused.
+    a killed capture goes on at the next missing shard, and a finished one is reused. The states do
+    not depend on how texts are batched, beyond rounding.
 
     Args:
-        tokens: `last` or `mean` (one row a text), or `all` (one row a token).
+        tokens: `last` or `mean` (one row a text), `all` (one row a token), of the whole text or of
+            a span (`last:NAME`, see `TokenRule`), or a function that gives positions.
+        dtype: of what is kept: float32, float16 or bfloat16 (which is read back as float32).
         token_budget: most tokens, padding included, in one forward pass; memory only.
+        shard_bytes, shard_examples: most that one shard holds; memory is about two shards.
+        workers: other processes, here or on a cluster, that share the shards (`store` needed).
+        plan: compute nothing and return what the capture would cost.
 
     Raises:
         SiteError, CaptureError: before anything is computed where possible.
         StoreError: `store` holds something else, named.
     """
-    if tokens not in _RULES:
-        raise CaptureError(f"Unknown token rule {tokens!r}; use one of {', '.join(_RULES)}.")
-    if dtype not in ("float32", "float16"):
-        raise CaptureError(f"Stores hold float32 or float16, not {dtype!r}.")
-    names = model.resolve_sites(sites, layers)
-    ids = _encode(model, corpus)
-    rows = _rows(model, corpus, ids, tokens)
-    manifest = _manifest(model, corpus, names, tokens, dtype, shard_examples, rows)
-    folder = None if store is None else Path(store)
-    if folder is not None:
-        manifest = begin(folder, manifest, rows)
-    return _run(model, corpus, ids, manifest, folder, token_budget, progress, rows)
+    if token_budget is not None and token_budget < 1:
+        raise CaptureError(f"The token budget is {token_budget}; give at least 1.")
+    job = plan_job(
+        model,
+        corpus,
+        sites=sites,
+        layers=layers,
+        tokens=tokens,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        shard_examples=shard_examples,
+    )
+    if plan:
+        return plan_of(model, job, token_budget)
+    if store is None:
+        if workers is not None:
+            raise CaptureError("Workers meet in a store on disk; name one with `store`.")
+        return _in_memory(model, corpus, job, token_budget, progress)
+    return _to_disk(model, corpus, job, Path(store), token_budget, workers, progress)
 
 
-def _encode(model: Model, corpus: Corpus) -> list[list[int]]:
-    requests = corpus.frame["behaviour"].to_numpy() != ""
-    texts = corpus.frame["text"].tolist()
-    return [
-        model.encode(
-            model.render(text) if asked else text, rendered=bool(asked and model.has_chat_template)
-        )
-        for text, asked in zip(texts, requests, strict=True)
-    ]
-
-
-def _manifest(
-    model: Model,
-    corpus: Corpus,
-    names: list[str],
-    tokens: str,
-    dtype: str,
-    shard_examples: int,
-    rows: pd.DataFrame,
-) -> dict[str, Any]:
-    shard_of = rows["example"] // shard_examples
-    plan = rows.groupby(shard_of)["example"].agg(["size", "nunique"])
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "model_digest": model.digest,
-        "model_dtype": str(model.dtype),
-        "corpus": corpus.name,
-        "corpus_digest": corpus.digest,
-        "tokens": tokens,
-        "sites": {name: list(model.site(name).row) for name in names},
-        "dtype": dtype,
-        "rendered": model.has_chat_template,
-        "shards": [{"rows": int(n), "examples": int(m)} for n, m in plan.to_numpy()],
-        "versions": {n: version(n) for n in ("torch", "transformers", "transformer-lens")},
-    }
-
-
-def _run(
-    model: Model,
-    corpus: Corpus,
-    ids: list[list[int]],
-    manifest: dict[str, Any],
-    folder: Path | None,
-    token_budget: int,
-    progress: bool,
-    rows: pd.DataFrame,
+def _in_memory(
+    model: Model, corpus: Corpus, job: Job, token_budget: int | None, progress: bool
 ) -> ActivationStore:
-    kept: list[dict[str, np.ndarray]] = []
-    ends = np.cumsum([0, *(shard["examples"] for shard in manifest["shards"])])
-    todo = range(len(ends) - 1) if folder is None else missing(folder, manifest)
-    with tqdm(total=sum(map(len, ids)), unit="tok", desc="capture", disable=not progress) as bar:
-        for number in todo:
-            part = range(ends[number], ends[number + 1])
-            states = _shard(model, corpus, ids, part, manifest, token_budget)
-            if folder is None:
-                kept.append(states)
-            else:
-                write_shard(folder, number, states, capture=manifest["capture"])
-            bar.update(sum(len(ids[i]) for i in part))
-    if folder is None:
-        arrays = {site: np.concatenate([s[site] for s in kept]) for site in manifest["sites"]}
-        return ActivationStore.in_memory(manifest, rows, arrays)
+    rows = physical_rows(job, model, corpus)
+    order = np.argsort(rows["example"].to_numpy(), kind="stable")
+    place = np.empty(len(order), dtype=int)  # of each physical row in the corpus's order
+    place[order] = np.arange(len(order))
+    ends = np.cumsum([0, *(job.shard_rows(k) for k in range(job.shards))])
+    kind = np.float32 if job.dtype == "bfloat16" else np.dtype(job.dtype)
+    arrays = {s.name: np.empty((len(rows), *job.row_shape(s)), kind) for s in job.sites}
+
+    def deliver(number: int, states: dict[str, Tensor]) -> None:
+        here = place[ends[number] : ends[number + 1]]
+        for site, x in states.items():
+            arrays[site][here] = (x.float() if job.dtype == "bfloat16" else x).numpy()
+
+    with _bar(job, range(job.shards), progress) as bar:
+        stream_shards(
+            model, job, range(job.shards), deliver, token_budget=token_budget, advance=bar.update
+        )
+    manifest = {**manifest_of(job, model, corpus), "complete": True}
+    return ActivationStore.in_memory(manifest, rows.iloc[order].reset_index(drop=True), arrays)
+
+
+def _to_disk(
+    model: Model,
+    corpus: Corpus,
+    job: Job,
+    folder: Path,
+    token_budget: int | None,
+    workers: Workers | None,
+    progress: bool,
+) -> ActivationStore:
+    manifest = begin(folder, manifest_of(job, model, corpus), physical_rows(job, model, corpus))
+    job = job.cut_as([shard["examples"] for shard in manifest["shards"]])
+    todo = missing(folder, manifest)
+    with _bar(job, todo, progress) as bar:
+        if workers is not None and todo:
+            workers.run(model, job, todo, folder, manifest["capture"], token_budget, bar.update)
+        else:
+            stream_shards(
+                model,
+                job,
+                todo,
+                lambda number, states: _keep(folder, number, states, manifest["capture"]),
+                token_budget=token_budget,
+                advance=bar.update,
+            )
     finish(folder, manifest)
     return ActivationStore.open(folder)
 
 
-def _shard(
-    model: Model,
-    corpus: Corpus,
-    ids: list[list[int]],
-    part: range,
-    manifest: dict[str, Any],
-    token_budget: int,
-) -> dict[str, np.ndarray]:
-    """States of consecutive examples in their order, computed in batches of like length."""
-    found: dict[int, dict[str, np.ndarray]] = {}
-    names, rule = list(manifest["sites"]), _RULES[manifest["tokens"]]
-    for batch in length_batches([len(ids[i]) for i in part], budget=token_budget):
-        examples = [part[i] for i in batch]
-        for example, states in _passes(model, ids, examples, names, rule, manifest["dtype"]):
-            for site, x in states.items():
-                if not np.isfinite(x).all():
-                    text = corpus.frame["text"].iloc[example]
-                    raise CaptureError(
-                        f"The states at {site} are NaN or infinite for the text {text[:60]!r}; "
-                        "try dtype float32, or check the model's weights."
-                    )
-            found[example] = states
-    return {site: np.concatenate([found[i][site] for i in part]) for site in names}
+def _keep(folder: Path, number: int, states: dict[str, Tensor], capture: str) -> None:
+    write_shard(folder, number, states, capture=capture)
 
 
-def _passes(
-    model: Model,
-    ids: list[list[int]],
-    examples: list[int],
-    names: list[str],
-    rule: Callable[[Tensor, Tensor], Tensor],
-    dtype: str,
-) -> list[tuple[int, dict[str, np.ndarray]]]:
-    """One forward pass, or two halves where memory does not hold one."""
-    try:
-        tokens, mask = model.pad([ids[i] for i in examples])
-        got = model.activations(tokens, mask, names, select=lambda x, site: rule(x, mask))
-        parts = np.cumsum([0] + [len(ids[i]) if rule is _all else 1 for i in examples])
-        arrays = {site: x.cpu().numpy().astype(dtype) for site, x in got.items()}
-        return [
-            (example, {site: x[parts[row] : parts[row + 1]] for site, x in arrays.items()})
-            for row, example in enumerate(examples)
-        ]
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        if len(examples) == 1:
-            raise CaptureError(
-                f"Memory does not hold one text of {len(ids[examples[0]])} tokens; shorten it."
-            ) from None
-        middle = len(examples) // 2
-        halves = (examples[:middle], examples[middle:])
-        return [r for half in halves for r in _passes(model, ids, half, names, rule, dtype)]
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # A CPU's allocator raises a plain RuntimeError, known only by what it says.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(
-        error
-    )
-
-
-def _last(x: Tensor, mask: Tensor) -> Tensor:
-    """States `[batch, pos, ...]` to those of each text's last token, `[batch, ...]`."""
-    return x[torch.arange(len(x), device=x.device), mask.to(x.device).sum(-1) - 1].float()
-
-
-def _mean(x: Tensor, mask: Tensor) -> Tensor:
-    """States `[batch, pos, ...]` to means over each text's tokens but the first, `[batch, ...]`.
-
-    The first token is where attention rests, with a norm tens of times the others', so it would
-    be most of any mean (Xiao et al. 2023). A text of one token keeps it.
-    """
-    counted = mask.to(x.device) > 0
-    counted[:, 0] &= counted.sum(1) == 1
-    kept = counted.reshape(*mask.shape, *[1] * (x.ndim - 2))
-    total = x.double().masked_fill(~kept, 0.0).sum(1)
-    return (total / kept.sum(1)).float()
-
-
-def _all(x: Tensor, mask: Tensor) -> Tensor:
-    """States `[batch, pos, ...]` to those of real tokens, text after text, `[tokens, ...]`."""
-    return x[mask.to(x.device) > 0].float()
-
-
-_RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"last": _last, "mean": _mean, "all": _all}
-
-
-def _rows(model: Model, corpus: Corpus, ids: list[list[int]], tokens: str) -> pd.DataFrame:
-    frame = corpus.frame
-    records = []
-    for example, one in enumerate(ids):
-        places = range(len(one)) if tokens == "all" else [len(one) - 1 if tokens == "last" else -1]
-        for place in places:
-            token = one[place] if place >= 0 else -1
-            records.append((example, place, token))
-    rows = pd.DataFrame(records, columns=["example", "position", "token_id"])
-    rows["token"] = [
-        "" if t < 0 else model.tokenizer.convert_ids_to_tokens(t) for t in rows["token_id"]
-    ]
-    for column in ("group", "variety", "behaviour"):
-        rows[column] = frame[column].to_numpy()[rows["example"]]
-    return rows
+def _bar(job: Job, todo: Sequence[int], progress: bool) -> tqdm:
+    """Exact progress in tokens, with rate and time left; what is there already counts as done."""
+    total = sum(map(len, job.ids))
+    left = sum(job.shard_tokens(k) for k in todo)
+    return tqdm(
+        total=total, initial=total - left, unit="tok", unit_scale=True, desc="capture",
+        disable=not progress,
+    )  # fmt: skip

@@ -52,7 +52,18 @@ def open_model(
         loaded, reader = _load(name, kind, revision, trust_remote_code)
     loaded = loaded.to(where).eval()
     engine_ = LocalEngine(loaded, reader, name)
-    return Model(name, engine_, loaded, reader, revision=revision)
+    opened = Model(name, engine_, loaded, reader, revision=revision)
+    if not isinstance(model, torch.nn.Module):
+        folder = Path(name).expanduser()
+        opened.origin = {
+            "model": str(folder.absolute()) if folder.exists() else name,
+            "engine": engine,
+            "device": device,
+            "dtype": dtype,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+        }
+    return opened
 
 
 def _device(device: str) -> torch.device:
