@@ -216,30 +216,21 @@ def finish(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Take all records into the manifest, which is then complete; returns it.
 
     Raises:
-        StoreError: naming the shards that are not there.
+        StoreError: naming the shards that are not there, or another capture in the folder.
     """
-    if read_manifest(folder)["complete"]:
-        _remove_records(folder, manifest)
-        return read_manifest(folder)
-    records = [read_record(folder, number) for number in range(len(manifest["shards"]))]
-    lacking = [
-        number
-        for number, record in enumerate(records)
-        if record is None or not shard_path(folder, number).exists()
-    ]
-    if lacking:
-        raise StoreError(
-            f"The store {folder} lacks {name_shards(lacking, len(records))}; "
-            "run the same capture again to make what is missing."
-        )
-    shards = [
-        {"rows": plan["rows"], "examples": plan["examples"], **(record or {})}
-        for plan, record in zip(manifest["shards"], records, strict=True)
-    ]
-    whole = {**manifest, "complete": True, "shards": shards}
-    write_manifest(folder, whole)
-    _remove_records(folder, whole)
-    return whole
+    found = read_manifest(folder)
+    if found["capture"] != manifest["capture"]:
+        raise StoreError(f"The store {folder} is of another capture by now; name another folder.")
+    if not found["complete"]:
+        lacks = undone(folder, found)
+        if lacks:
+            raise StoreError(f"The store {folder} lacks {lacks}; {mending(found)}.")
+        records = [read_record(folder, number) for number in range(len(found["shards"]))]
+        shards = [{**plan, **(r or {})} for plan, r in zip(found["shards"], records, strict=True)]
+        found = {**found, "complete": True, "shards": shards}
+        write_manifest(folder, found)
+    _remove_records(folder, found)
+    return found
 
 
 def _remove_records(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -248,10 +239,16 @@ def _remove_records(folder: Path, manifest: Mapping[str, Any]) -> None:
         record_path(folder, number).unlink(missing_ok=True)
 
 
-def name_shards(numbers: list[int], n_shards: int) -> str:
-    """As `3 of 10 shards (2, 5, 7)`; of many only the first few are named."""
+def undone(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """Shards that are not there or that no record vouches for, as `3 of 10 shards (2, 5, 7)`."""
+    whole, n = manifest["complete"], len(manifest["shards"])
+    numbers = [
+        number
+        for number in range(n)
+        if not (whole or read_record(folder, number)) or not shard_path(folder, number).exists()
+    ]
     told = ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
-    return f"{len(numbers)} of {n_shards} shards ({told})"
+    return f"{len(numbers)} of {n} shards ({told})" if numbers else ""
 
 
 def problems(folder: Path, *, threads: int = _THREADS) -> list[str]:
@@ -271,11 +268,16 @@ def problems(folder: Path, *, threads: int = _THREADS) -> list[str]:
         told.append(f"{rows} is missing; {mend}.")
     wrong = faults(folder, manifest, threads=threads)
     if not manifest["complete"]:
-        n = len(manifest["shards"])
-        undone = [k for k in wrong if read_record(folder, k) is None]
-        lacks = f": it lacks {name_shards(undone, n)}" if undone else ""
-        told.append(f"The store {folder} is half written{lacks}; {mend}.")
-        wrong = {k: what for k, what in wrong.items() if k not in undone}
+        lacks = undone(folder, manifest)
+        told.append(
+            f"The store {folder} is half written{f': it lacks {lacks}' if lacks else ''}; {mend}."
+        )
+        # What was never made is no damage of its own.
+        wrong = {
+            k: what
+            for k, what in wrong.items()
+            if read_record(folder, k) or shard_path(folder, k).exists()
+        }
     told += [f"Shard {shard_path(folder, k)} {what}; {mend}." for k, what in wrong.items()]
     planned = {shard_path(folder, k).name for k in range(len(manifest["shards"]))}
     found = sorted((folder / "shards").glob("*.safetensors"))

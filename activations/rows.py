@@ -17,6 +17,7 @@ from activations.errors import StoreError
 
 COLUMNS = ("example", "position", "token_id", "token", "group", "variety", "behaviour")
 _NUMBERS = ("example", "position", "token_id")
+SCHEMA = pa.schema([(n, pa.int64() if n in _NUMBERS else pa.string()) for n in COLUMNS])
 _GROUP_ROWS = 1 << 17
 
 
@@ -56,11 +57,10 @@ def rows_digest(table: pa.Table) -> str:
 
 def writer(sink: Any) -> pq.ParquetWriter:
     """A writer of `rows.parquet`; the same rows always give the same bytes."""
-    kinds = [(name, pa.int64() if name in _NUMBERS else pa.string()) for name in COLUMNS]
     texts: Any = [name for name in COLUMNS if name not in _NUMBERS]
     return pq.ParquetWriter(
         sink,
-        pa.schema(kinds),
+        SCHEMA,
         compression="zstd",
         use_dictionary=texts,
         column_encoding=dict.fromkeys(_NUMBERS, "DELTA_BINARY_PACKED"),

@@ -278,32 +278,37 @@ class MappedShard:
         self._header = header
         self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         # Else a fault brings its neighbours, which for rows that lie apart is mostly waste.
-        self._advise("MADV_RANDOM", 0, len(self._map))
+        self._advise("MADV_RANDOM", 0, len(self._map) // mmap.PAGESIZE + 1)
 
     def take(self, site: str, rows: np.ndarray) -> np.ndarray:
         """`[rows, ...]` of one site, for row numbers in rising order; bfloat16 as float32.
 
         May be a view of the file, which the caller copies.
         """
-        tensor = self._header.tensors[site]
-        dtype = np.dtype({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype])
-        whole = np.frombuffer(
-            self._map, dtype, math.prod(tensor.shape), self._header.start + tensor.first
-        ).reshape(tensor.shape)
-        if len(rows) > 1 and bool((np.diff(rows) == 1).all()):
-            first, size = int(rows[0]), math.prod(tensor.shape[1:]) * dtype.itemsize
-            start = self._header.start + tensor.first + first * size
-            self._advise("MADV_WILLNEED", start, len(rows) * size)
-            taken = whole[first : first + len(rows)]
-        else:
-            taken = whole[rows]
-        return widen(taken) if tensor.dtype == "BF16" else taken
+        extent = self._header.tensors[site]
+        dtype = np.dtype({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[extent.dtype])
+        start, size = self._header.start + extent.first, math.prod(extent.shape[1:])
+        whole = np.frombuffer(self._map, dtype, extent.shape[0] * size, start)
+        self._fetch(start, size * dtype.itemsize, rows)
+        together = len(rows) > 1 and bool((np.diff(rows) == 1).all())
+        taken = whole.reshape(extent.shape)[slice(rows[0], rows[-1] + 1) if together else rows]
+        return widen(taken) if extent.dtype == "BF16" else taken
 
-    def _advise(self, advice: str, start: int, length: int) -> None:
-        if not hasattr(mmap, advice):  # a hint that this system does not take
+    def _fetch(self, start: int, size: int, rows: np.ndarray) -> None:
+        """Ask for all pages of the rows at once: faults would each wait for the disk in turn."""
+        if size == 0 or not len(rows):
             return
-        first = start - start % mmap.PAGESIZE
-        self._map.madvise(getattr(mmap, advice), first, length + start - first)
+        first = (start + rows * size) // mmap.PAGESIZE
+        last = (start + (rows + 1) * size - 1) // mmap.PAGESIZE
+        begins = np.concatenate([[True], first[1:] > last[:-1] + 1])
+        ends = np.concatenate([begins[1:], [True]])
+        for begin, end in zip(first[begins].tolist(), last[ends].tolist(), strict=True):
+            self._advise("MADV_WILLNEED", begin, end + 1 - begin)
+
+    def _advise(self, advice: str, page: int, pages: int) -> None:
+        if hasattr(mmap, advice):  # a hint, which not every system takes
+            at, length = page * mmap.PAGESIZE, pages * mmap.PAGESIZE
+            self._map.madvise(getattr(mmap, advice), at, min(length, len(self._map) - at))
 
 
 def widen(bits: np.ndarray) -> np.ndarray:

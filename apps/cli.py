@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from apps.store_commands import store_app
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -18,7 +20,6 @@ app = typer.Typer(
     help="Find where a language model keeps its varieties and its alignment, and change it.",
 )
 run_app = typer.Typer(no_args_is_help=True, help="Run an experiment into a run directory.")
-store_app = typer.Typer(no_args_is_help=True, help="Look at a store of activations.")
 app.add_typer(run_app, name="run")
 app.add_typer(store_app, name="store")
 
@@ -133,25 +134,6 @@ def capture(
         progress=not quiet,
     )
     print(f"{len(kept.rows)} rows at {len(kept.sites)} sites in {store}")
-
-
-@store_app.command("info")
-def store_info(path: str) -> None:
-    """What a store holds."""
-    from activations import ActivationStore
-
-    opened = ActivationStore.open(path)
-    print(json.dumps(opened.manifest, indent=2, default=str))
-    print(f"{len(opened.rows)} rows, {len(opened.sites)} sites")
-
-
-@store_app.command("verify")
-def store_verify(path: str) -> None:
-    """Check every shard against its digest."""
-    from activations import ActivationStore
-
-    ActivationStore.open(path).verify()
-    print(f"{path}: every shard is whole")
 
 
 @app.command()
