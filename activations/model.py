@@ -173,16 +173,16 @@ class Model:
         Raises:
             ModelError: the model has no head.
         """
+        self._require_head()
         with self.lock:
-            return self._scores(self._pass(input_ids, attention_mask)[0])
+            return self._pass(input_ids, attention_mask)[0].logits
 
-    def _scores(self, output: Any) -> Tensor:
-        if getattr(output, "logits", None) is None:
+    def _require_head(self) -> None:
+        if not self.engine.has_head:
             raise ModelError(
                 f"{self.name} ({type(self.hf).__name__}) has no head and so no logits; its states "
                 "can be captured, and a checkpoint with a head can do both."
             )
-        return output.logits
 
     def _require_causal(self, what: str) -> None:
         if not self.is_causal:
@@ -190,6 +190,7 @@ class Model:
                 f"{self.name} ({type(self.hf).__name__}) is an encoder: its tokens see those "
                 f"after them, so it has no {what}; use a decoder."
             )
+        self._require_head()
 
     def activations(
         self,
@@ -227,6 +228,7 @@ class Model:
         stop: bool = False,
         cache: Any = None,
         use_cache: bool = False,
+        end: Any = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """One pass under the edits that are open; with a cache only the newest tokens are in it."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -240,9 +242,10 @@ class Model:
         if use_cache:
             inputs["past_key_values"] = cache
         edits = [
-            (site, partial(edit, site=site, positions=positions)) for site, edit in self._edits
+            (site, partial(_edited, edit=edit, site=site, positions=positions))
+            for site, edit in self._edits
         ]
-        return self.engine.run(inputs, edits=edits, reads=reads, stop=stop)
+        return self.engine.run(inputs, edits=edits, reads=reads, stop=stop, end=end)
 
     def _takes(self, argument: str) -> bool:
         return argument in self._parameters
@@ -309,7 +312,7 @@ class Model:
         for _ in range(steps):
             out = self._pass(step_in, mask, cache=cache, use_cache=True)[0]
             cache = out.past_key_values
-            chosen = self._scores(out)[:, -1].argmax(-1)
+            chosen = out.logits[:, -1].argmax(-1)
             new.append(torch.where(done, torch.full_like(chosen, ends[0] if ends else 0), chosen))
             for end in ends:
                 done |= chosen == end
@@ -338,10 +341,21 @@ class Model:
         total, count = np.zeros(len(ids)), np.array([len(i) - 1 for i in ids])
         for batch in length_batches([len(i) for i in ids], budget=4096):
             tokens, mask = self.pad([ids[i] for i in batch])
-            scores = self.logits(tokens, mask)[:, :-1].float().log_softmax(-1)
-            picked = scores.gather(-1, tokens[:, 1:, None])[..., 0].double()
-            total[batch] = -picked.masked_fill(mask[:, 1:] == 0, 0.0).sum(-1).cpu().numpy()
+            with self.lock:
+                said = self._pass(tokens, mask, end=partial(_log_likelihood, tokens=tokens))[0]
+            counted = said.double().masked_fill(mask[:, 1:].to(said.device) == 0, 0.0)
+            total[batch] = -counted.sum(-1).cpu().numpy()
         return total, count
+
+
+def _edited(states: Tensor, edit: Edit, site: str, positions: Tensor) -> Tensor:
+    return edit(states, site, positions.to(states.device))
+
+
+def _log_likelihood(output: Any, tokens: Tensor) -> Tensor:
+    """Of each token given those before it, in nats `[batch, pos - 1]`."""
+    scores = output.logits[:, :-1].float().log_softmax(-1)
+    return scores.gather(-1, tokens[:, 1:, None].to(scores.device))[..., 0]
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:

@@ -15,6 +15,8 @@ Read = Callable[[Tensor], Tensor]
 """From states `[batch, pos, ...]` to what is kept of them."""
 Change = Callable[[Tensor], Tensor]
 """From states `[batch, pos, ...]` to new ones."""
+End = Callable[[Any], Tensor]
+"""From what the model returned to what is kept of it."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Table:
         sites: by name, in the order in which a forward pass reaches them.
         faults: why sites that one might ask for are not among them.
         is_causal: whether a token sees only those before it.
+        has_head: whether the model gives logits.
     """
 
     sites: Mapping[str, Site]
@@ -32,6 +35,7 @@ class Table:
     n_layers: int
     d_model: int
     is_causal: bool
+    has_head: bool
 
 
 class Engine(Protocol):
@@ -43,6 +47,7 @@ class Engine(Protocol):
     n_layers: int
     d_model: int
     is_causal: bool
+    has_head: bool
     device: torch.device
     """Where `run` takes its inputs."""
 
@@ -53,12 +58,14 @@ class Engine(Protocol):
         edits: Sequence[tuple[str, Change]] = (),
         reads: Mapping[str, Read] | None = None,
         stop: bool = False,
+        end: End | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """One pass, with edits in their order and then reads: (the model's output, what was read).
 
         Args:
             inputs: of the Hugging Face model's forward; `input_ids` `[batch, pos]` among them.
             stop: end the pass after the last read; the output is then None.
+            end: what of the output is wanted, so that no more of it need travel; all if None.
         """
         ...
 

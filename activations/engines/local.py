@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from activations.digest import weights_digest
-from activations.engines.engine import Change, Read
+from activations.engines.engine import Change, End, Read
 from activations.engines.offload import home, sharing_copy
 from activations.engines.passes import first_line
 from activations.engines.survey import survey
@@ -49,7 +49,7 @@ class LocalEngine:
         self.sites: Mapping[str, Site] = self.table.sites
         self.faults: Mapping[str, str] = self.table.faults
         self.n_layers, self.d_model = self.table.n_layers, self.table.d_model
-        self.is_causal = self.table.is_causal
+        self.is_causal, self.has_head = self.table.is_causal, self.table.has_head
 
     def run(
         self,
@@ -58,6 +58,7 @@ class LocalEngine:
         edits: Sequence[tuple[str, Change]] = (),
         reads: Mapping[str, Read] | None = None,
         stop: bool = False,
+        end: End | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """See `Engine.run`."""
         reads = reads or {}
@@ -84,7 +85,7 @@ class LocalEngine:
                 held.enter_context(attach(root, site, function, shape))
             with suppress(_Stop):
                 output = root(**inputs)
-        return output, got
+        return output if end is None or output is None else end(output), got
 
     def digest(self) -> str:
         """See `Engine.digest`."""

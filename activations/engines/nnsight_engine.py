@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from activations.digest import weights_digest
-from activations.engines.engine import Change, Read, Table
+from activations.engines.engine import Change, End, Read, Table
 from activations.engines.offload import home, sharing_copy
 from activations.engines.passes import Key, plain_pass, same, scores, some_inputs, text_shape
 from activations.engines.visits import follow, in_order
@@ -46,7 +46,7 @@ class NnsightEngine:
         self.label = label
         self.device = home(hf)
         self.n_layers, self.d_model = table.n_layers, table.d_model
-        self.is_causal = table.is_causal
+        self.is_causal, self.has_head = table.is_causal, table.has_head
         self.root = wrap(sharing_copy(hf))
         self.served = envoys(self.root)
         self.sites: Mapping[str, Site]
@@ -85,6 +85,7 @@ class NnsightEngine:
         edits: Sequence[tuple[str, Change]] = (),
         reads: Mapping[str, Read] | None = None,
         stop: bool = False,
+        end: End | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """See `Engine.run`."""
         from nnsight.intervention.interleaver import OutOfOrderError
@@ -109,7 +110,7 @@ class NnsightEngine:
         except OutOfOrderError:
             missed = next(name for name in self.sites if name in _names(visits) - set(got))
             raise SiteError(f"The forward pass of {self.label} never reaches {missed}.") from None
-        return output, got
+        return output if end is None or output is None else end(output), got
 
     def digest(self) -> str:
         """See `Engine.digest`."""

@@ -73,6 +73,11 @@ def scores(output: Any) -> Tensor:
     return first_tensor(output)
 
 
+def has_head(output: Any) -> bool:
+    """Whether what a model returned holds logits."""
+    return isinstance(getattr(output, "logits", None), Tensor)
+
+
 def sees_only_the_past(hf: Any, final: Tensor) -> bool:
     """Whether the last token changed nothing before it; `final` is the end of a pass over
     `some_inputs`.

@@ -21,6 +21,7 @@ from activations.engines.engine import Table
 from activations.engines.passes import (
     Key,
     Seen,
+    has_head,
     plain_pass,
     scores,
     sees_only_the_past,
@@ -83,6 +84,7 @@ def structure(hf: Any, label: str) -> Table:
         len(blocks),
         d_model,
         sees_only_the_past(hf, scores(seen.output)),
+        has_head(seen.output),
     )
 
 

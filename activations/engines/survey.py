@@ -18,6 +18,7 @@ from activations.engines.offload import weight
 from activations.engines.passes import (
     Key,
     first_line,
+    has_head,
     plain_pass,
     same,
     scores,
@@ -79,7 +80,14 @@ def survey(hf: Any, wrapped: Any, bridge: Any, paths: Mapping[int, str], label: 
         sites[name] = Site(name, row, axis, over_keys, place, hook)
     d_model = int(bridge.cfg.d_model)
     sites = _with_head_results(sites, faults, hf, d_model, raw, shape)
-    return Table(sites, faults, int(bridge.cfg.n_layers), d_model, sees_only_the_past(hf, final))
+    return Table(
+        sites,
+        faults,
+        int(bridge.cfg.n_layers),
+        d_model,
+        sees_only_the_past(hf, final),
+        has_head(seen.output),
+    )
 
 
 def _candidates(bridge: Any, paths: Mapping[int, str]) -> dict[str, list[Place]]:

@@ -1,0 +1,259 @@
+"""The engine for models that no machine here holds: nnsight's traces, run on NDIF.
+
+What is read, and the selection of rows, travels with the trace and runs over there, so that only
+what was asked for comes back. Nothing keeps keys and values between two passes on NDIF, so each
+step of decoding sends the whole text again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from activations.engines.engine import Change, End, Read, Table
+from activations.engines.nnsight_engine import envoys, native
+from activations.engines.passes import Key, first_line, text_shape
+from activations.engines.visits import follow, in_order
+from activations.errors import ModelError
+from activations.places import Site, output_matrix
+
+_PUBLIC = "api.ndif.us"
+#: Packages of this repository, which NDIF does not have: what of them a trace uses is sent along.
+_OURS = (
+    "activations", "corpora", "evidence", "experiments", "geometry", "interventions", "organisms",
+    "probes",
+)  # fmt: skip
+
+
+class RemoteEngine:
+    """See `Engine`. Its sites are those of a small twin, found without the weights.
+
+    Args:
+        root: nnsight's `TransformersModel`, without weights.
+        table: see `twin_table`.
+        order: of the twin's pass, by which nnsight wants places to be asked for.
+
+    Raises:
+        ModelError: no key, NDIF out of reach, or the model is not among those that it runs.
+    """
+
+    name = "nnsight"
+
+    def __init__(
+        self, root: Any, table: Table, order: Mapping[Key, int], label: str, api_key: str | None
+    ) -> None:
+        from nnsight.schema.config import CONFIG
+
+        self.root = root
+        self.hf = root._module
+        self.label = label
+        self.api_key = api_key or CONFIG.API.APIKEY
+        self.host = CONFIG.API.HOST
+        self.device = torch.device("cpu")
+        self.n_layers, self.d_model = table.n_layers, table.d_model
+        self.is_causal, self.has_head = table.is_causal, table.has_head
+        self.sites: Mapping[str, Site]
+        self.faults: Mapping[str, str]
+        self.sites, self.faults = native(table)
+        self.order = order
+        self.served = envoys(root)
+        if not self.api_key and _PUBLIC in self.host:
+            raise ModelError(
+                "NDIF asks for a key: give api_key=…, or set NDIF_API_KEY (they are given out at "
+                "https://login.ndif.us)."
+            )
+        self.key = self._model_key()
+        require_hosted(self.key, label, self.host)
+
+    def digest(self) -> str:
+        """SHA-256 of what names the weights, since they are not here to be hashed."""
+        return hashlib.sha256(f"ndif {self.key}".encode()).hexdigest()
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        edits: Sequence[tuple[str, Change]] = (),
+        reads: Mapping[str, Read] | None = None,
+        stop: bool = False,
+        end: End | None = None,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """See `Engine.run`. The output holds logits, and for decoding what was said so far.
+
+        Raises:
+            ModelError: the pass could not be sent, or failed over there.
+        """
+        import nnsight
+
+        said = _Said.after(inputs, edits) if inputs.get("use_cache") else None
+        if said is not None:
+            inputs, edits = said.inputs, said.edits()
+        changes = [(self.sites[name], change) for name, change in edits]
+        wanted = [(self.sites[name], read) for name, read in (reads or {}).items()]
+        visits = in_order(changes, wanted, self.order)
+        served = {visit.module: self.served[visit.module] for visit in visits}
+        shape = text_shape(dict(inputs))
+        sent = {k: v for k, v in inputs.items() if k not in ("use_cache", "past_key_values")}
+        halts = bool(stop and wanted)
+        ends: Any = end or (_newest if said is not None else _logits)
+        kept: Any = {}
+        ended: Any = None
+        # What the block names is sent along with it, so it names no more than it needs.
+        with (
+            self._sending(),
+            self.root.trace(**sent, use_cache=False, backend=self._backend()) as tracer,
+        ):
+            kept = follow(served, visits, shape, output_matrix, {})
+            kept = nnsight.save({name: value.detach().cpu() for name, value in kept.items()})
+            if halts:
+                tracer.stop()
+            ended = nnsight.save(ends(tracer.result).detach().cpu())
+        if ended is not None and end is None:
+            ended = SimpleNamespace(logits=ended, past_key_values=said)
+        return ended, dict(kept)
+
+    def _backend(self) -> Any:
+        from nnsight.intervention.backends.remote import RemoteBackend
+
+        class Sender(RemoteBackend):
+            def _serialize(self, tracer: Any) -> bytes:
+                try:
+                    return super()._serialize(tracer)
+                except Exception as error:  # pickle raises many kinds
+                    raise ModelError(
+                        f"What this pass is to do cannot be sent to NDIF ({first_line(error)}): "
+                        "edits and selections must hold tensors and plain values, and call torch."
+                    ) from error
+
+        env = self.root._remoteable_get_env()
+        backend = Sender(self.key, host=self.host, api_key=self.api_key, env=env)
+        backend.display.enabled = False
+        return backend
+
+    def _model_key(self) -> str:
+        try:
+            return self.root.to_model_key()
+        except Exception as error:  # asks the hub how the model is spelt
+            raise ModelError(
+                f"The Hugging Face hub does not say what {self.label} is called, which NDIF goes "
+                f"by: {first_line(error)}."
+            ) from error
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        import httpx
+        from nnsight.intervention.backends.remote import RemoteError
+        from websocket import WebSocketException
+
+        try:
+            with by_value():
+                yield
+        except RemoteError as error:
+            raise ModelError(self._refused(error)) from error
+        except (httpx.HTTPError, WebSocketException, OSError) as error:
+            raise ModelError(
+                f"NDIF at {self.host} cannot be reached: {first_line(error)}; check the network "
+                "and https://nnsight.net/status, and try again."
+            ) from error
+
+    def _refused(self, error: BaseException) -> str:
+        lines = [line for line in str(error).strip().splitlines() if line.strip()] or ["no reason"]
+        said = lines[-1].strip().rstrip(".")
+        if said.startswith("Failed to send request"):
+            said = said.removeprefix("Failed to send request:").strip()
+            return f"NDIF did not take the request for {self.label}: {said}."
+        return f"The pass through {self.label} failed on NDIF: {said}."
+
+
+def _logits(output: Any) -> Tensor:
+    return output.logits
+
+
+def _newest(output: Any) -> Tensor:
+    return output.logits[:, -1:]
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What stands for keys and values between two steps of decoding: all of the text so far, and
+    which edits each part of it went through.
+    """
+
+    inputs: dict[str, Any]
+    parts: tuple[tuple[int, int, tuple[tuple[str, Change], ...]], ...]
+
+    @staticmethod
+    def after(inputs: Mapping[str, Any], edits: Sequence[tuple[str, Change]]) -> _Said:
+        earlier = inputs.get("past_key_values")
+        new = {k: v for k, v in inputs.items() if k in ("input_ids", "position_ids")}
+        start = 0 if earlier is None else earlier.inputs["input_ids"].shape[1]
+        if earlier is not None:
+            new = {k: torch.cat([earlier.inputs[k], v], dim=1) for k, v in new.items()}
+        if "attention_mask" in inputs:
+            new["attention_mask"] = inputs["attention_mask"]
+        part = (start, int(new["input_ids"].shape[1]), tuple(edits))
+        return _Said(new, ((() if earlier is None else earlier.parts) + (part,)))
+
+    def edits(self) -> list[tuple[str, Change]]:
+        """The same edits, each on the tokens that it was meant for."""
+        return [
+            (site, partial(_on_part, start=start, end=end, change=change))
+            for start, end, edits in self.parts
+            for site, change in edits
+        ]
+
+
+def _on_part(states: Tensor, start: int, end: int, change: Change) -> Tensor:
+    changed = change(states[:, start:end])
+    return torch.cat([states[:, :start], changed, states[:, end:]], dim=1)
+
+
+@contextmanager
+def by_value() -> Iterator[None]:
+    """Send functions and classes of this repository by their source, for the while."""
+    from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as registered
+
+    added = {name for name in _OURS if name not in registered}
+    registered.update(added)
+    try:
+        yield
+    finally:
+        registered.difference_update(added)
+
+
+def require_hosted(key: str, label: str, host: str) -> None:
+    """Ask NDIF whether it runs a model.
+
+    Raises:
+        ModelError: it does not, or gives no answer.
+    """
+    import nnsight
+
+    with redirect_stderr(io.StringIO()):  # where nnsight says that there is no answer
+        answer = nnsight.status(raw=True)
+    if not isinstance(answer, dict) or "deployments" not in answer:
+        raise ModelError(
+            f"NDIF at {host} cannot be reached; check the network and https://nnsight.net/status, "
+            "and try again."
+        )
+    running = {
+        str(one.get("model_key")): str(one.get("repo_id"))
+        for one in answer["deployments"].values()
+        if one.get("deployment_level") in ("HOT", "WARM")
+    }
+    if key not in running:
+        names = sorted(set(running.values()))
+        some = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        raise ModelError(
+            f"NDIF does not run {label} at the moment; "
+            + (f"it runs {some}." if names else "it runs none.")
+        )
