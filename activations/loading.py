@@ -1,17 +1,29 @@
-"""Open a language model: an organism, a local folder, a hub id, or a module already in memory."""
+"""Open a language model: an organism, a folder, a GGUF file, a hub id, a module already in memory,
+or a model that NDIF runs.
+"""
 
 from __future__ import annotations
 
+import copy
+import logging
+import shutil
+import tempfile
+import weakref
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from activations import sources
+from activations.engines.engine import Engine
 from activations.engines.local import LocalEngine
 from activations.errors import ModelError
 from activations.model import Model
 
-_ENGINES = ("auto", "transformer_lens")
+_ENGINES = ("auto", "transformer_lens", "nnsight")
+_TRY = "; try engine nnsight."
 
 
 def open_model(
@@ -23,47 +35,182 @@ def open_model(
     revision: str | None = None,
     tokenizer: Any = None,
     trust_remote_code: bool = False,
+    remote: bool = False,
+    api_key: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
 ) -> Model:
     """A model ready for capture and intervention, with the weights as they were published.
 
+    It is looked at once before it is handed over, in a few passes over three short texts: its
+    logits must be those of the plain model, and each of its sites must hold what the plain model
+    has there (docs/models.md). Of a remote model there are no weights to look at: its sites are
+    found on a small twin with random weights, and its shapes come from its configuration, so
+    nothing is known of its numbers.
+
     Args:
-        model: `organism/NAME`, a Hugging Face folder, a hub id, or a `PreTrainedModel` (which
-            the engine then wraps in place; give its `tokenizer` too).
-        engine: `auto` or `transformer_lens` (its `TransformerBridge`).
+        model: `organism/NAME`, a Hugging Face folder, a GGUF file or a folder with one, a hub id,
+            or a `PreTrainedModel` (give its `tokenizer` too), which is left as it is.
+        engine: `transformer_lens` (its `TransformerBridge` and plain hooks), `nnsight`, or
+            `auto`: the first where it knows the architecture and gives the same logits, else the
+            second, with a line on standard error that says why.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         dtype: `auto` (float32 on a CPU, as saved on a GPU), `float32`, `bfloat16` or `float16`.
+        remote: leave the weights to NDIF, and run every pass there.
+        api_key: for NDIF; else what NDIF_API_KEY says or `nnsight.login()` kept.
+        device_map: spread the weights over devices, memory and disk, by accelerate: `auto` or a
+            map from modules to places.
 
     Raises:
         ModelError: nothing there, a broken folder, code that must be trusted, an unknown device,
-            dtype or engine, an architecture the engine lacks.
+            dtype or engine, an architecture that no engine reads, NDIF out of reach.
     """
     if engine not in _ENGINES:
         raise ModelError(f"Unknown engine {engine!r}; use one of {', '.join(_ENGINES)}.")
+    if remote:
+        _require_remote(model, engine, device, device_map)
+        return _open_remote(str(model), revision, tokenizer, trust_remote_code, api_key)
+    if isinstance(model, torch.nn.Module):
+        return _open_module(model, tokenizer, engine, device, dtype, device_map)
     where = _device(device)
     kind = _dtype(dtype, where)
-    if isinstance(model, torch.nn.Module):
-        if tokenizer is None:
-            raise ModelError(
-                "A model in memory needs its tokenizer: open_model(model, tokenizer=…)."
-            )
-        name, loaded, reader = getattr(model, "name_or_path", "") or "in memory", model, tokenizer
+    source = sources.find(str(model))
+    options = sources.options_for(source, revision, trust_remote_code)
+    config = sources.read_config(source, options)
+    if device_map is None:
+        loaded = sources.read_model(source, config, options, kind, {})
+        if getattr(loaded, "hf_quantizer", None) is None:
+            loaded = loaded.to(where)
     else:
-        name = str(model)
-        loaded, reader = _load(name, kind, revision, trust_remote_code)
-    loaded = loaded.to(where).eval()
-    engine_ = LocalEngine(loaded, reader, name)
-    opened = Model(name, engine_, loaded, reader, revision=revision)
-    if not isinstance(model, torch.nn.Module):
-        folder = Path(name).expanduser()
-        opened.origin = {
-            "model": str(folder.absolute()) if folder.exists() else name,
-            "engine": engine,
-            "device": device,
-            "dtype": dtype,
-            "revision": revision,
-            "trust_remote_code": trust_remote_code,
-        }
+        loaded = _spread(source, config, options, kind, device_map, device)
+    reader = tokenizer if tokenizer is not None else sources.read_tokenizer(source, options)
+    opened = _with_engine(source.name, loaded.eval(), reader, engine, revision)
+    path = Path(source.name).expanduser()
+    opened.origin = {
+        "model": str(path.absolute()) if path.exists() else source.name,
+        "engine": engine,
+        "device": device,
+        "dtype": dtype,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "device_map": device_map,
+    }
     return opened
+
+
+def _open_module(
+    model: Any, tokenizer: Any, engine: str, device: str, dtype: str, device_map: Any
+) -> Model:
+    _dtype(dtype, torch.device("cpu"))
+    if tokenizer is None:
+        raise ModelError("A model in memory needs its tokenizer: open_model(model, tokenizer=…).")
+    if device_map is not None:
+        raise ModelError(
+            "device_map spreads weights while they are read: give the model's folder, or a module "
+            "that accelerate has spread already."
+        )
+    name = getattr(model, "name_or_path", "") or "in memory"
+    sources.require_one_stream(model.config, name)
+    spread = getattr(model, "hf_device_map", None) or _has_accelerate_hooks(model)
+    if not spread:
+        model = model.to(_device(device))
+    elif device != "auto":
+        raise ModelError(f"{name} is spread over devices already; leave device on auto.")
+    return _with_engine(name, model.eval(), tokenizer, engine, None)
+
+
+def _with_engine(name: str, loaded: Any, reader: Any, engine: str, revision: str | None) -> Model:
+    return Model(name, _engine(engine, loaded, reader, name), loaded, reader, revision=revision)
+
+
+def _engine(engine: str, loaded: Any, reader: Any, name: str) -> Engine:
+    from activations.engines.nnsight_engine import NnsightEngine
+    from activations.engines.structure import structure
+
+    try:
+        local = LocalEngine(loaded, reader, name)
+    except ModelError as error:
+        if engine == "transformer_lens" or not str(error).endswith(_TRY):
+            raise
+        why = str(error).removesuffix(_TRY)
+        try:
+            opened = NnsightEngine(loaded, structure(loaded, name), name)
+        except ModelError as other:
+            raise ModelError(f"{why}. {other}") from other
+        if engine == "auto":
+            logging.getLogger("isogloss").warning(
+                "%s; it is read through engine nnsight, at %d sites.", why, len(opened.sites)
+            )
+        return opened
+    return NnsightEngine(loaded, local.table, name) if engine == "nnsight" else local
+
+
+def _require_remote(model: Any, engine: str, device: str, device_map: Any) -> None:
+    if engine == "transformer_lens":
+        raise ModelError("Models on NDIF are run through engine nnsight; leave engine on auto.")
+    if isinstance(model, torch.nn.Module):
+        raise ModelError("NDIF runs models that it has itself; give the model's id, not a module.")
+    if device != "auto" or device_map is not None:
+        raise ModelError("NDIF decides where its models lie; leave out device and device_map.")
+
+
+def _open_remote(
+    name: str, revision: str | None, tokenizer: Any, trust: bool, api_key: str | None
+) -> Model:
+    from activations.engines.remote import Ndif, RemoteEngine, without_weights
+    from activations.engines.structure import structure
+    from activations.engines.twin import twin_table
+
+    source = sources.find(name)
+    if source.gguf or name.startswith("organism/"):
+        raise ModelError(f"NDIF does not run {name}; give a model's id on the Hugging Face hub.")
+    options = sources.options_for(source, revision, trust)
+    config = sources.read_config(source, options)
+    reader = tokenizer if tokenizer is not None else sources.read_tokenizer(source, options)
+    loader = sources.auto_class(config)
+
+    def look(small: Any) -> Any:
+        try:
+            return LocalEngine(small, reader, name).table
+        except ModelError:
+            return structure(small, name)
+
+    with sources.explained(source), sources.quietly(source):
+        root = without_weights(source.place, loader, copy.deepcopy(reader), revision, trust)
+        ndif = Ndif.find(root, name, api_key)
+        build = partial(loader.from_config, trust_remote_code=trust)
+        table, order = twin_table(build, config, root._module, look, name)
+    engine = RemoteEngine(root, ndif, table, order, name)
+    opened = Model(name, engine, root._module, reader, revision=revision)
+    opened.origin = {
+        "model": name, "engine": "nnsight", "device": "auto", "dtype": "auto",
+        "revision": revision, "trust_remote_code": trust, "remote": True,
+    }  # fmt: skip
+    return opened
+
+
+def _spread(
+    source: sources.Source, config: Any, options: Any, kind: Any, device_map: Any, device: str
+) -> Any:
+    """The model with its weights where `device_map` says, those for the disk in a folder that
+    lasts as long as the model.
+    """
+    if device != "auto":
+        raise ModelError("Give device or device_map, not both.")
+    if find_spec("accelerate") is None:
+        raise ModelError("device_map needs the package accelerate: pip install accelerate.")
+    folder = tempfile.mkdtemp(prefix="isogloss-offload-")
+    try:
+        placed = {"device_map": device_map, "offload_folder": folder}
+        loaded = sources.read_model(source, config, options, kind, placed)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(loaded, shutil.rmtree, folder, ignore_errors=True)
+    return loaded
+
+
+def _has_accelerate_hooks(model: torch.nn.Module) -> bool:
+    return any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
 def _device(device: str) -> torch.device:
@@ -84,85 +231,3 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     if dtype not in known:
         raise ModelError(f"Unknown dtype {dtype!r}; use auto, {', '.join(known)}.")
     return known[dtype]
-
-
-def _load(
-    name: str, dtype: torch.dtype | str, revision: str | None, trust: bool
-) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    place = _place(name)
-    options: dict[str, Any] = {"revision": revision} if revision else {}
-    local = Path(place).is_dir()
-    if not local and not _hub_answers(place):
-        options["local_files_only"] = True
-    bars = logging.is_progress_bar_enabled()
-    if local:
-        logging.disable_progress_bar()
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, trust_remote_code=trust, use_safetensors=True, **options
-        )
-        reader = AutoTokenizer.from_pretrained(place, trust_remote_code=trust, **options)
-    except Exception as error:  # the libraries raise many kinds; the user needs one sentence
-        raise ModelError(_why(name, error)) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    return loaded, reader
-
-
-def _hub_answers(name: str) -> bool:
-    """Whether the hub can be reached; asked once, since the libraries retry for half a minute."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        HfApi().model_info(name, timeout=10)
-    except HfHubHTTPError:  # it answered, if only to say no: the loader says why
-        return True
-    except Exception:  # no network, offline mode, a name that no hub takes
-        return False
-    return True
-
-
-def _place(name: str) -> str:
-    if name.startswith("organism/"):
-        import organisms
-
-        short = name.removeprefix("organism/")
-        if short not in organisms.NAMES:
-            known = ", ".join(f"organism/{n}" for n in organisms.NAMES)
-            raise ModelError(f"There is no {name}; embedded are {known}.")
-        try:
-            return str(organisms.path(short))
-        except ValueError as error:
-            raise ModelError(str(error)) from None
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{name} holds no config.json, so it is no Hugging Face model folder.")
-        return str(path)
-    if path.is_file():
-        raise ModelError(f"{name} is a file; give the model's folder.")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"There is no folder {name}.")
-    return name
-
-
-def _why(name: str, error: Exception) -> str:
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "trust_remote_code" in str(error):
-        return (
-            f"{name} brings its own code, which is not run unless you ask for it with "
-            "--trust-remote-code (trust_remote_code=True)."
-        )
-    if Path(name).expanduser().is_dir() or name.startswith("organism/"):
-        return f"The model folder {name} is broken or incomplete: {said}"
-    if "local_files_only" in str(error) or "cached files" in str(error):
-        return (
-            f"The model {name} is not on this machine and the Hugging Face hub cannot be reached: "
-            "give a local folder or an organism, or connect and try again."
-        )
-    return f"The model {name} was not found here nor on the Hugging Face hub: {said}"

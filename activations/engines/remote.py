@@ -20,13 +20,19 @@ import torch
 from torch import Tensor
 
 from activations.engines.engine import Change, End, Read, Table
-from activations.engines.nnsight_engine import envoys, native
+from activations.engines.nnsight_engine import envoys, native, quiet
 from activations.engines.passes import Key, first_line, text_shape
 from activations.engines.visits import follow, in_order
 from activations.errors import ModelError
 from activations.places import Site, output_matrix
 
 _PUBLIC = "api.ndif.us"
+#: The pipeline that NDIF loads a model under.
+_TASKS = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModel": "feature-extraction",
+}
 #: Packages of this repository, which NDIF does not have: what of them a trace uses is sent along.
 _OURS = (
     "activations", "corpora", "evidence", "experiments", "geometry", "interventions", "organisms",
@@ -34,30 +40,57 @@ _OURS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Ndif:
+    """Where a model is run: NDIF's address, the user's key, the name that NDIF goes by."""
+
+    host: str
+    api_key: str | None
+    model_key: str
+
+    @staticmethod
+    def find(root: Any, label: str, api_key: str | None) -> Ndif:
+        """Ask whether the model can be run before anything is prepared.
+
+        Raises:
+            ModelError: no key, NDIF out of reach, or the model is not among those that it runs.
+        """
+        from nnsight.schema.config import CONFIG
+
+        host, key = CONFIG.API.HOST, api_key or CONFIG.API.APIKEY
+        if not key and _PUBLIC in host:
+            raise ModelError(
+                "NDIF asks for a key: give api_key=…, or set NDIF_API_KEY (they are given out at "
+                "https://login.ndif.us)."
+            )
+        try:
+            model_key = root.to_model_key()
+        except Exception as error:  # asks the hub how the model is spelt
+            raise ModelError(
+                f"The Hugging Face hub does not say what {label} is called, which NDIF goes by: "
+                f"{first_line(error)}."
+            ) from error
+        _require_hosted(model_key, label, host)
+        return Ndif(host, key, model_key)
+
+
 class RemoteEngine:
     """See `Engine`. Its sites are those of a small twin, found without the weights.
 
     Args:
         root: nnsight's `TransformersModel`, without weights.
-        table: see `twin_table`.
-        order: of the twin's pass, by which nnsight wants places to be asked for.
-
-    Raises:
-        ModelError: no key, NDIF out of reach, or the model is not among those that it runs.
+        table, order: see `twin_table`.
     """
 
     name = "nnsight"
 
     def __init__(
-        self, root: Any, table: Table, order: Mapping[Key, int], label: str, api_key: str | None
+        self, root: Any, ndif: Ndif, table: Table, order: Mapping[Key, int], label: str
     ) -> None:
-        from nnsight.schema.config import CONFIG
-
         self.root = root
         self.hf = root._module
+        self.ndif = ndif
         self.label = label
-        self.api_key = api_key or CONFIG.API.APIKEY
-        self.host = CONFIG.API.HOST
         self.device = torch.device("cpu")
         self.n_layers, self.d_model = table.n_layers, table.d_model
         self.is_causal, self.has_head = table.is_causal, table.has_head
@@ -66,17 +99,10 @@ class RemoteEngine:
         self.sites, self.faults = native(table)
         self.order = order
         self.served = envoys(root)
-        if not self.api_key and _PUBLIC in self.host:
-            raise ModelError(
-                "NDIF asks for a key: give api_key=…, or set NDIF_API_KEY (they are given out at "
-                "https://login.ndif.us)."
-            )
-        self.key = self._model_key()
-        require_hosted(self.key, label, self.host)
 
     def digest(self) -> str:
         """SHA-256 of what names the weights, since they are not here to be hashed."""
-        return hashlib.sha256(f"ndif {self.key}".encode()).hexdigest()
+        return hashlib.sha256(f"ndif {self.ndif.model_key}".encode()).hexdigest()
 
     def run(
         self,
@@ -135,18 +161,10 @@ class RemoteEngine:
                     ) from error
 
         env = self.root._remoteable_get_env()
-        backend = Sender(self.key, host=self.host, api_key=self.api_key, env=env)
+        ndif = self.ndif
+        backend = Sender(ndif.model_key, host=ndif.host, api_key=ndif.api_key, env=env)
         backend.display.enabled = False
         return backend
-
-    def _model_key(self) -> str:
-        try:
-            return self.root.to_model_key()
-        except Exception as error:  # asks the hub how the model is spelt
-            raise ModelError(
-                f"The Hugging Face hub does not say what {self.label} is called, which NDIF goes "
-                f"by: {first_line(error)}."
-            ) from error
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
@@ -161,8 +179,8 @@ class RemoteEngine:
             raise ModelError(self._refused(error)) from error
         except (httpx.HTTPError, WebSocketException, OSError) as error:
             raise ModelError(
-                f"NDIF at {self.host} cannot be reached: {first_line(error)}; check the network "
-                "and https://nnsight.net/status, and try again."
+                f"NDIF at {self.ndif.host} cannot be reached: {first_line(error)}; check the "
+                "network and https://nnsight.net/status, and try again."
             ) from error
 
     def _refused(self, error: BaseException) -> str:
@@ -230,7 +248,7 @@ def by_value() -> Iterator[None]:
         registered.difference_update(added)
 
 
-def require_hosted(key: str, label: str, host: str) -> None:
+def _require_hosted(key: str, label: str, host: str) -> None:
     """Ask NDIF whether it runs a model.
 
     Raises:
@@ -256,4 +274,18 @@ def require_hosted(key: str, label: str, host: str) -> None:
         raise ModelError(
             f"NDIF does not run {label} at the moment; "
             + (f"it runs {some}." if names else "it runs none.")
+        )
+
+
+def without_weights(
+    place: str, loader: Any, tokenizer: Any, revision: str | None, trust: bool
+) -> Any:
+    """nnsight's `TransformersModel` as NDIF has it, with shapes and no weights."""
+    from nnsight import TransformersModel
+
+    options: dict[str, Any] = {"trust_remote_code": True} if trust else {}
+    task = _TASKS[loader.__name__]
+    with quiet():
+        return TransformersModel(
+            place, task=task, tokenizer=tokenizer, revision=revision, **options
         )

@@ -6,14 +6,15 @@ model is, and then widened to the shapes of the real one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from activations.engines.engine import Table
-from activations.engines.passes import first_line
+from activations.engines.nnsight_engine import NnsightEngine
+from activations.engines.passes import Key, first_line
 from activations.errors import ModelError
 from activations.places import Site
 
@@ -47,8 +48,8 @@ _FEWER = {
 
 def twin_table(
     build: Callable[[Any], Any], config: Any, real: Any, look: Callable[[Any], Table], label: str
-) -> Table:
-    """The table of a model without weights.
+) -> tuple[Table, Mapping[Key, int]]:
+    """(the table of a model without weights, the order in which its pass reaches each place).
 
     Args:
         build: from a configuration to a module with random weights.
@@ -65,7 +66,10 @@ def twin_table(
             f"The sites of {label} cannot be found without its weights: a small twin of "
             f"{type(real).__name__} cannot be built ({first_line(error)})."
         ) from error
-    return _widened(look(small), small, real)
+    table = look(small)
+    served = NnsightEngine(small, table, label)
+    table = replace(table, sites=served.sites, faults=served.faults)
+    return _widened(table, small, real), served.order
 
 
 def narrowed(config: Any) -> Any:
@@ -119,8 +123,7 @@ def _wide_site(
     site: Site, heads: dict[int, int], narrow: int, d_model: int, real: Any
 ) -> Site | None:
     place = site.place
-    if place is None:
-        return site  # no engine reads it there; its fault says so
+    assert place is not None  # nnsight served it
     if not place.heads:
         if site.row == (narrow,):
             return replace(site, row=(d_model,))
