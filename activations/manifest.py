@@ -35,8 +35,11 @@ IDENTITY = {
     "sites": "sites",
     "dtype": "dtype",
     "rendered": "chat template",
+    "positions_digest": "positions",
     "rows_digest": "tokens",
 }
+#: Facts that follow from the others, and are worth a word only where those agree.
+_FOLLOWING = ("positions_digest", "rows_digest")
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -136,7 +139,7 @@ def begin(folder: Path, manifest: Mapping[str, Any], rows: pd.DataFrame) -> dict
         remove_partials(folder)
         remove_partials(folder / "shards")
         found = read_manifest(folder)
-        refuse_other(folder, found, planned)
+        _refuse_other(folder, found, planned)
         if found["complete"]:
             _remove_records(folder, found)
         return _mend_rows(folder, found, planned, data)
@@ -155,10 +158,13 @@ def _is_new(folder: Path) -> bool:
     )
 
 
-def refuse_other(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _refuse_other(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise unless both are of the same capture, naming what differs."""
     same = json.loads(json.dumps(wanted))  # as it comes back from disk: lists for tuples
-    differing = [word for key, word in IDENTITY.items() if found.get(key) != same.get(key)]
+    differing: list[str] = []
+    for key, word in IDENTITY.items():
+        if found.get(key) != same.get(key) and not (differing and key in _FOLLOWING):
+            differing.append(word)
     if differing:
         raise StoreError(
             f"The store {folder} was made with other {' and other '.join(differing)}; "
