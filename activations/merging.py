@@ -36,10 +36,9 @@ from activations.shards import (
 )
 
 _BLOCK = 1 << 22
-#: What two captures must have in common to be one store; texts and tokens are what they differ in.
-_COMMON = {
-    key: word for key, word in IDENTITY.items() if key not in ("corpus_digest", "rows_digest")
-}
+#: What two captures must have in common to be one store: all but what comes of other texts.
+_OF_TEXTS = ("corpus_digest", "positions_digest", "rows_digest")
+_COMMON = {key: word for key, word in IDENTITY.items() if key not in _OF_TEXTS}
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,7 @@ def _join(parts: list[_Part], folder: Path) -> Merged:
         **manifests[0],
         "complete": False,
         "corpus": " + ".join(str(m.get("corpus", "")) for m in manifests),
-        "corpus_digest": _digest(m.get("corpus_digest") for m in manifests),
-        "rows_digest": _digest(m.get("rows_digest") for m in manifests),
+        **{key: _digest(m.get(key) for m in manifests) for key in _OF_TEXTS},
         "merged": [m["capture"] for m in manifests],
         "shards": [
             {key: s[key] for key in ("rows", "examples")} for m in manifests for s in m["shards"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -177,6 +178,8 @@ def _opener(folder: Path, manifest: Mapping[str, Any]) -> Callable[[int], Mapped
         file, shard = shard_path(folder, number), manifest["shards"][number]
         try:
             with file.open("rb") as opened:
+                if hasattr(os, "posix_fadvise"):  # of the header alone, not of what is behind it
+                    os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
                 header = examine(
                     opened, number, manifest["capture"], shard, shard["rows"], manifest["sites"]
                 )
@@ -297,20 +300,23 @@ class ActivationStore:
             more = f" ({len(found) - 1} more: isogloss store verify)" if len(found) > 1 else ""
             raise StoreError(found[0] + more)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
         if self.path is None:
-            return ActivationStore, (self.manifest, self._source, None, self._picked)
-        return _reopen, (self.path.resolve(), self.manifest["capture"], self._picked)
+            return self.__dict__
+        place = {"path": self.path.resolve(), "capture": self.manifest["capture"]}
+        return {**place, "_picked": self._picked}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the folder anew; rows were picked from the capture that was there, and no other."""
+        if "capture" in state:
+            opened = ActivationStore.open(state["path"])
+            if opened.manifest["capture"] != state["capture"]:
+                raise StoreError(
+                    f"The store {opened.path} holds another capture than when it was handed over."
+                )
+            state = {**opened.__dict__, "_picked": state["_picked"]}
+        self.__dict__.update(state)
 
 
 def _found_fast(values: Any) -> Collection[Any]:
     return set(values.tolist() if hasattr(values, "tolist") else values)
-
-
-def _reopen(path: Path, capture: str, picked: np.ndarray | None) -> ActivationStore:
-    """In another process; `picked` counts rows of that capture alone."""
-    store = ActivationStore.open(path)
-    if store.manifest["capture"] != capture:
-        raise StoreError(f"The store {path} holds another capture than when it was handed over.")
-    store._picked = picked
-    return store
