@@ -57,8 +57,10 @@ def export(store: ActivationStore, out: str | Path, format: Format = "parquet") 
         writers[format](store, partial)
         partial.replace(place)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        elif partial.exists():
+            partial.unlink()
         if isinstance(error, OSError):
             raise StoreError(
                 f"The export cannot be written to {place} ({error.strerror}); name another place."
@@ -108,10 +110,10 @@ def _datasets(store: ActivationStore, folder: Path) -> None:
         if not quiet:
             datasets.enable_progress_bars()
     # The library wrote everything but the states, which it would want whole or copied twice.
-    names = []
+    names: list[str] = []
     tables = _tables(store)
     pending = next(tables, None)
-    while pending is not None:
+    while pending is not None or not names:  # an empty store has one file too
         names.append(f"data-{len(names):05d}.arrow")
         with pa.ipc.new_stream(str(folder / names[-1]), features.arrow_schema) as out:
             room = _ARROW_FILE
