@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,8 @@ def finish(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     if not found["complete"]:
         lacks = undone(folder, found)
         if lacks:
-            raise StoreError(f"The store {folder} lacks {lacks}; {mending(found)}.")
+            told = name_shards(lacks, len(found["shards"]))
+            raise StoreError(f"The store {folder} lacks {told}; {mending(found)}.")
         records = [read_record(folder, number) for number in range(len(found["shards"]))]
         shards = [{**plan, **(r or {})} for plan, r in zip(found["shards"], records, strict=True)]
         found = {**found, "complete": True, "shards": shards}
@@ -245,16 +246,20 @@ def _remove_records(folder: Path, manifest: Mapping[str, Any]) -> None:
         record_path(folder, number).unlink(missing_ok=True)
 
 
-def undone(folder: Path, manifest: Mapping[str, Any]) -> str:
-    """Shards that are not there or that no record vouches for, as `3 of 10 shards (2, 5, 7)`."""
-    whole, n = manifest["complete"], len(manifest["shards"])
-    numbers = [
+def undone(folder: Path, manifest: Mapping[str, Any]) -> list[int]:
+    """Numbers of the shards that are not there or that no record vouches for; reads no states."""
+    return [
         number
-        for number in range(n)
-        if not (whole or read_record(folder, number)) or not shard_path(folder, number).exists()
+        for number in range(len(manifest["shards"]))
+        if not shard_path(folder, number).exists()
+        or not (manifest["complete"] or read_record(folder, number))
     ]
+
+
+def name_shards(numbers: Sequence[int], n_shards: int) -> str:
+    """As `3 of 10 shards (2, 5, 7)`; of many only the first few are named."""
     told = ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
-    return f"{len(numbers)} of {n} shards ({told})" if numbers else ""
+    return f"{len(numbers)} of {n_shards} shards ({told})"
 
 
 def problems(folder: Path, *, threads: int = _THREADS) -> list[str]:
@@ -275,9 +280,8 @@ def problems(folder: Path, *, threads: int = _THREADS) -> list[str]:
     wrong = faults(folder, manifest, threads=threads)
     if not manifest["complete"]:
         lacks = undone(folder, manifest)
-        told.append(
-            f"The store {folder} is half written{f': it lacks {lacks}' if lacks else ''}; {mend}."
-        )
+        missed = f": it lacks {name_shards(lacks, len(manifest['shards']))}" if lacks else ""
+        told.append(f"The store {folder} is half written{missed}; {mend}.")
         # What was never made is no damage of its own.
         wrong = {
             k: what

@@ -61,7 +61,7 @@ def merge(
     stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="What to join.")],
 ) -> None:
     """Join parts of one capture, or captures of different texts that were made alike."""
-    from activations.manifest import mending, undone
+    from activations.manifest import mending, name_shards, undone
     from activations.merging import merge as join
 
     merged = join(stores, out)
@@ -70,7 +70,8 @@ def merge(
     manifest = merged.manifest
     print(f"{manifest['n_rows']:,} rows at {len(manifest['sites'])} sites in {out}")
     if not manifest["complete"]:
-        print(f"It is half written: it lacks {undone(Path(out), manifest)}; {mending(manifest)}.")
+        lacks = name_shards(undone(Path(out), manifest), len(manifest["shards"]))
+        print(f"It is half written: it lacks {lacks}; {mending(manifest)}.")
 
 
 @store_app.command()
@@ -92,7 +93,7 @@ def export(
 
 def _facts(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What people want to know of a store, as (name, text) lines."""
-    from activations.manifest import mending, undone
+    from activations.manifest import mending, name_shards, undone
 
     whole = "complete" if manifest["complete"] else "half written"
     revision = f", revision {manifest['revision']}" if manifest.get("revision") else ""
@@ -110,7 +111,8 @@ def _facts(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str
     for line in _rows(folder, manifest):
         yield "", line
     lacks, n = undone(folder, manifest), len(manifest["shards"])
-    yield "shards", f"lacks {lacks}; {mending(manifest)}" if lacks else f"all {n} are there"
+    told = f"; it lacks {name_shards(lacks, n)}; {mending(manifest)}" if lacks else ""
+    yield "shards", f"{n - len(lacks)} of {n}{told}"
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     yield "on disk", f"{size / 1e6:,.1f} MB"
 

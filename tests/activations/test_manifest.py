@@ -38,7 +38,7 @@ def test_the_manifest_is_written_at_the_beginning_and_at_the_end_alone(tmp_path)
     assert file.read_bytes() == told
     with pytest.raises(StoreError, match=r"lacks 1 of 4 shards \(1\); run the same capture"):
         finish(tmp_path, begun)
-    assert undone(tmp_path, begun) == "1 of 4 shards (1)"
+    assert undone(tmp_path, begun) == [1]
     keep(source, tmp_path, [1])
     ended = finish(tmp_path, begun)
     assert json.loads(file.read_bytes()) == ended and ended["complete"]
@@ -47,7 +47,7 @@ def test_the_manifest_is_written_at_the_beginning_and_at_the_end_alone(tmp_path)
         one = shard_path(tmp_path, number)
         assert shard["bytes"] == one.stat().st_size and shard["sha256"] == file_sha256(one)
         assert shard["rows"] == source.manifest["shards"][number]["rows"]
-    assert missing(tmp_path, ended) == [] and undone(tmp_path, ended) == ""
+    assert missing(tmp_path, ended) == [] and undone(tmp_path, ended) == []
 
 
 def test_the_same_capture_has_the_same_name_wherever_it_is_made(tmp_path):
