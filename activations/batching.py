@@ -33,3 +33,21 @@ def length_batches(
             batches.append([index])
             real = length
     return batches
+
+
+def full_batches(lengths: Sequence[int], *, budget: int) -> list[list[int]]:
+    """Indices in batches of at most `budget` tokens in all, for texts that are not padded.
+
+    >>> full_batches([3, 1, 2], budget=4)
+    [[1, 2], [0]]
+    """
+    batches: list[list[int]] = []
+    held = 0
+    for index in np.argsort(np.asarray(lengths), kind="stable").tolist():
+        if batches and held + lengths[index] <= budget:
+            batches[-1].append(index)
+            held += lengths[index]
+        else:
+            batches.append([index])
+            held = lengths[index]
+    return batches

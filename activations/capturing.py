@@ -18,7 +18,7 @@ from activations.planning import CapturePlan, plan_of
 from activations.reading import TokenRule
 from activations.shards import write_shard
 from activations.store import ActivationStore
-from activations.streaming import stream_shards
+from activations.streaming import Tuning, stream_shards
 from activations.workers import Workers
 from corpora import Corpus
 
@@ -37,6 +37,7 @@ def capture(
     store: str | Path | None = ...,
     dtype: str = ...,
     token_budget: int | None = ...,
+    pack: bool | None = ...,
     shard_bytes: int = ...,
     shard_examples: int = ...,
     workers: Workers | None = ...,
@@ -54,6 +55,7 @@ def capture(
     store: str | Path | None = ...,
     dtype: str = ...,
     token_budget: int | None = ...,
+    pack: bool | None = ...,
     shard_bytes: int = ...,
     shard_examples: int = ...,
     workers: Workers | None = ...,
@@ -70,6 +72,7 @@ def capture(
     store: str | Path | None = None,
     dtype: str = "float32",
     token_budget: int | None = None,
+    pack: bool | None = None,
     shard_bytes: int = _SHARD_BYTES,
     shard_examples: int = _SHARD_EXAMPLES,
     workers: Workers | None = None,
@@ -87,6 +90,8 @@ def capture(
             a span (`last:NAME`, see `TokenRule`), or a function that gives positions.
         dtype: of what is kept: float32, float16 or bfloat16 (which is read back as float32).
         token_budget: most tokens, padding included, in one forward pass; memory only.
+        pack: lay texts end to end instead of padding them, wherever that gives the same states;
+            if None, on a GPU.
         shard_bytes, shard_examples: most that one shard holds; memory is about two shards.
         workers: other processes, here or on a cluster, that share the shards (`store` needed).
         plan: compute nothing and return what the capture would cost.
@@ -107,17 +112,18 @@ def capture(
         shard_bytes=shard_bytes,
         shard_examples=shard_examples,
     )
+    tuning = Tuning(token_budget, pack)
     if plan:
-        return plan_of(model, job, token_budget)
+        return plan_of(model, job, tuning)
     if store is None:
         if workers is not None:
             raise CaptureError("Workers meet in a store on disk; name one with `store`.")
-        return _in_memory(model, corpus, job, token_budget, progress)
-    return _to_disk(model, corpus, job, Path(store), token_budget, workers, progress)
+        return _in_memory(model, corpus, job, tuning, progress)
+    return _to_disk(model, corpus, job, Path(store), tuning, workers, progress)
 
 
 def _in_memory(
-    model: Model, corpus: Corpus, job: Job, token_budget: int | None, progress: bool
+    model: Model, corpus: Corpus, job: Job, tuning: Tuning, progress: bool
 ) -> ActivationStore:
     rows = physical_rows(job, model, corpus)
     order = np.argsort(rows["example"].to_numpy(), kind="stable")
@@ -133,9 +139,7 @@ def _in_memory(
             arrays[site][here] = (x.float() if job.dtype == "bfloat16" else x).numpy()
 
     with _bar(job, range(job.shards), progress) as bar:
-        stream_shards(
-            model, job, range(job.shards), deliver, token_budget=token_budget, advance=bar.update
-        )
+        stream_shards(model, job, range(job.shards), deliver, tuning=tuning, advance=bar.update)
     manifest = {**manifest_of(job, model, corpus), "complete": True}
     return ActivationStore.in_memory(manifest, rows.iloc[order].reset_index(drop=True), arrays)
 
@@ -145,7 +149,7 @@ def _to_disk(
     corpus: Corpus,
     job: Job,
     folder: Path,
-    token_budget: int | None,
+    tuning: Tuning,
     workers: Workers | None,
     progress: bool,
 ) -> ActivationStore:
@@ -154,14 +158,14 @@ def _to_disk(
     todo = missing(folder, manifest)
     with _bar(job, todo, progress) as bar:
         if workers is not None and todo:
-            workers.run(model, job, todo, folder, manifest["capture"], token_budget, bar.update)
+            workers.run(model, job, todo, folder, manifest["capture"], tuning, bar.update)
         else:
             stream_shards(
                 model,
                 job,
                 todo,
                 lambda number, states: _keep(folder, number, states, manifest["capture"]),
-                token_budget=token_budget,
+                tuning=tuning,
                 advance=bar.update,
             )
     finish(folder, manifest)

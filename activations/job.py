@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from corpora import Corpus
 
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
+#: What passes through the model for one shard, and so what a kill can lose, has a limit too.
+_MOST_TOKENS = 65536
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,18 +113,19 @@ def plan_job(
         texts=[text[:60] for text in corpus.frame["text"]],
     )
     most_rows = max(1, shard_bytes // job.row_bytes)
-    bounds = _cut(reading.rows[order], most_rows, shard_examples)
+    bounds = _cut(reading.rows[order], lengths[order], most_rows, shard_examples)
     return replace(job, bounds=bounds)
 
 
-def _cut(rows: np.ndarray, most_rows: int, most_examples: int) -> np.ndarray:
-    """Ends of runs that hold at most so many rows and texts each; one text may be more."""
-    bounds, held = [0], 0
-    for at, count in enumerate(rows.tolist()):
-        if at > bounds[-1] and (held + count > most_rows or at - bounds[-1] >= most_examples):
+def _cut(rows: np.ndarray, lengths: np.ndarray, most_rows: int, most_examples: int) -> np.ndarray:
+    """Ends of runs that hold at most so many rows, tokens and texts; one text may be more."""
+    bounds, held, passed = [0], 0, 0
+    for at, (count, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
+        full = held + count > most_rows or passed + length > _MOST_TOKENS
+        if at > bounds[-1] and (full or at - bounds[-1] >= most_examples):
             bounds.append(at)
-            held = 0
-        held += count
+            held = passed = 0
+        held, passed = held + count, passed + length
     return np.array([*bounds, len(rows)])
 
 

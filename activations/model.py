@@ -56,6 +56,7 @@ class Model:
         #: How to open it again in another process; None where it was given as a module.
         self.origin: dict[str, Any] | None = None
         self._edits: list[tuple[str, Edit]] = []
+        self._packs: dict[tuple[str, ...], bool] = {}
 
     def __repr__(self) -> str:
         return (
@@ -205,18 +206,54 @@ class Model:
         `select` takes a part of a site's states at once, so that the rest is never kept.
         """
 
-        def keep(states: Tensor, site: Site) -> Tensor:
-            kept = states.detach() if select is None else select(states.detach(), site)
-            # What follows may write into the same memory.
-            return kept.clone() if _share_memory(kept, states) else kept
-
-        reads = {name: partial(keep, site=self.site(name)) for name in sites}
+        reads = self._reads(sites, select)
         with self.lock:
             got = self._pass(input_ids, attention_mask, reads=reads, stop=True)[1]
         missing = set(reads) - set(got)
         if missing:
             raise SiteError(f"The forward pass of {self.name} never reaches {sorted(missing)[0]}.")
         return got
+
+    @torch.no_grad()
+    def packed_activations(
+        self,
+        ids: Sequence[Sequence[int]],
+        sites: Sequence[str],
+        *,
+        select: Callable[[Tensor, Site], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """The same, `[1, tokens, ...]`, of texts laid end to end; see `packs`."""
+        with self.lock:
+            return self.engine.run_packed(ids, self._reads(sites, select))  # type: ignore[attr-defined]
+
+    def packs(self, ids: Sequence[Sequence[int]], sites: Sequence[str]) -> bool:
+        """Whether texts laid end to end give the states at `sites` that padded ones give: tried on
+        the first few of `ids`, once for each choice of sites.
+        """
+        from activations.engines.packing import CannotPack, agree
+
+        key = tuple(sites)
+        if key not in self._packs:
+            few = [list(one) for one in ids[:4]] + [list(ids[0][: len(ids[0]) // 2 + 1])]
+            tokens, mask = self.pad(few)
+            try:
+                if self._edits or not hasattr(self.engine, "run_packed"):
+                    return False
+                packed = self.packed_activations(few, sites)
+                padded = self.activations(tokens, mask, sites)
+                real = {site: x[mask.to(x.device) > 0][None] for site, x in padded.items()}
+                self._packs[key] = agree(packed, real)
+            except (CannotPack, RuntimeError, TypeError, ValueError):
+                self._packs[key] = False
+        return self._packs[key]
+
+    def _reads(self, sites: Sequence[str], select: Any) -> dict[str, Callable[[Tensor], Tensor]]:
+        def keep(states: Tensor, site: Site) -> Tensor:
+            kept = states.detach() if select is None else select(states.detach(), site)
+            # What follows may write into the same memory.
+            return kept.clone() if _share_memory(kept, states) else kept
+
+        return {name: partial(keep, site=self.site(name)) for name in sites}
 
     @torch.no_grad()
     def _pass(

@@ -11,7 +11,7 @@ import torch
 
 from activations.batching import length_batches
 from activations.job import Job
-from activations.streaming import limits
+from activations.streaming import Tuning, limits
 
 if TYPE_CHECKING:
     from activations.model import Model
@@ -43,18 +43,18 @@ class CapturePlan:
     def __str__(self) -> str:
         return (
             f"{self.texts:,} texts of {self.tokens:,} tokens give {self.rows:,} rows at "
-            f"{self.sites} sites.\n"
-            f"On disk: {size(self.disk_bytes)} in {self.shards} shards. "
+            f"{counted(self.sites, 'site')}.\n"
+            f"On disk: {size(self.disk_bytes)} in {counted(self.shards, 'shard')}. "
             f"In memory, beside the model: {size(self.memory_bytes)}.\n"
-            f"{self.batches} passes, of which {self.padding:.1%} is padding; about "
-            f"{duration(self.seconds)}, at the {self.tokens / self.seconds:,.0f} tokens a second "
+            f"{counted(self.batches, 'pass', 'passes')}, of which {self.padding:.1%} is padding; "
+            f"about {duration(self.seconds)}, at the {self.tokens / self.seconds:,.0f} tokens a second "
             "of a trial (writing not counted)."
         )
 
 
-def plan_of(model: Model, job: Job, token_budget: int | None) -> CapturePlan:
+def plan_of(model: Model, job: Job, tuning: Tuning) -> CapturePlan:
     """Count what there is to do, and time two passes of a batch of middle length."""
-    budget, overhead = limits(model, token_budget)
+    budget, overhead = limits(model, tuning)
     batches = []
     for shard in range(job.shards):
         examples = job.examples(shard)
@@ -92,6 +92,15 @@ def _rate(model: Model, job: Job, batch: list[int]) -> float:
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
     return tokens.numel() / max(time.perf_counter() - began, 1e-9)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "shard"), counted(2, "pass", "passes")
+    ('1 shard', '2 passes')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def size(count: float) -> str:

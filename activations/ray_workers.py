@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def _compute(task: Task, shard: int, device: str) -> None:
 
 
 def _devices(workers: Workers, task: Task) -> tuple[str, ...]:
-    return workers.devices or (str(dict(task.origin).get("device", "")),)
+    return workers.devices or (json.loads(task.origin)["device"],)
 
 
 def _ray() -> Any:

@@ -1,4 +1,4 @@
-"""Which tokens of each text are read: last, mean, all, of a span or a text, or a rule of one's own."""
+"""Which tokens of each text are read: last, mean or all, of a text or a span, or by a function."""
 
 from __future__ import annotations
 
@@ -155,12 +155,12 @@ def _spans(model: Model, corpus: Corpus, name: str) -> list[np.ndarray]:
             f"{ends[1]}, counted in characters from 0."
         )
     spans = []
-    table = zip(corpus.frame["text"], *(corpus.frame[e] for e in ends), strict=True)
+    # Files give their cells as text.
+    starts, stops = (pd.to_numeric(corpus.frame[e], errors="coerce").to_numpy() for e in ends)
+    table = zip(corpus.frame["text"], starts, stops, strict=True)
     for (text, first, last), offsets in zip(table, _offsets(model, corpus), strict=True):
-        inside = pd.notna(first) and pd.notna(last) and 0 <= int(first) < int(last) <= len(text)
-        if not inside:
+        if not 0 <= first < last <= len(text):  # nor where one is NaN
             raise CaptureError(f"The span {name!r} from {first} to {last} is not in {text[:60]!r}.")
-        first, last = int(first), int(last)
         found = [i for i, (s, e) in enumerate(offsets) if s < last and e > first and e > s]
         if not found:
             raise CaptureError(f"No token lies in the span {name!r} of {text[:60]!r}.")

@@ -12,13 +12,14 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from activations.batching import length_batches
+from activations.batching import full_batches, length_batches
 from activations.errors import CaptureError
 from activations.job import Job
 from activations.places import Site
@@ -35,26 +36,38 @@ _BUDGET = {"cpu": 2048, "cuda": 32768}
 _OVERHEAD = {"cpu": 64, "cuda": 4096}
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How passes are made, which changes memory and speed and nothing else beyond rounding.
+
+    Attributes:
+        token_budget: most tokens, padding included, in one pass; chosen by device where None.
+        pack: lay texts end to end instead of padding them, where that gives the same states; on a
+            GPU if None, since passes of many tokens are what keeps it busy.
+    """
+
+    token_budget: int | None = None
+    pack: bool | None = None
+
+
 def stream_shards(
     model: Model,
     job: Job,
     shards: Sequence[int],
     deliver: Deliver,
     *,
-    token_budget: int | None = None,
+    tuning: Tuning,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> None:
     """Compute shards in order and deliver each once it is whole.
 
-    Args:
-        token_budget: most tokens, padding included, in one pass; chosen by device where None.
-        advance: called with the number of tokens that have passed.
+    `advance` is called with the number of tokens that have passed.
 
     Raises:
         CaptureError: a state that is no number, with its site and text; one text for which memory
             does not suffice. Shards delivered before that stand.
     """
-    passes = _Passes(model, job, token_budget)
+    passes = _Passes(model, job, tuning)
     free: queue.Queue[dict[str, Tensor]] = queue.Queue()
     most = max((job.shard_rows(k) for k in shards), default=0)
     for _ in range(min(_BUFFERS, len(shards))):
@@ -85,10 +98,10 @@ def stream_shards(
             future.result()
 
 
-def limits(model: Model, token_budget: int | None) -> tuple[int, int]:
+def limits(model: Model, tuning: Tuning) -> tuple[int, int]:
     """(tokens in one pass, what a further pass costs in tokens) on the model's device."""
     kind = "cuda" if model.device.type == "cuda" else "cpu"
-    return token_budget or _BUDGET[kind], _OVERHEAD[kind]
+    return tuning.token_budget or _BUDGET[kind], _OVERHEAD[kind]
 
 
 def _buffer(job: Job, rows: int, *, pinned: bool) -> dict[str, Tensor]:
@@ -102,10 +115,13 @@ def _buffer(job: Job, rows: int, *, pinned: bool) -> dict[str, Tensor]:
 class _Passes:
     """Runs the batches of shards; remembers how many tokens memory was found to hold."""
 
-    def __init__(self, model: Model, job: Job, token_budget: int | None) -> None:
+    def __init__(self, model: Model, job: Job, tuning: Tuning) -> None:
         self.model, self.job = model, job
-        self.budget, self.overhead = limits(model, token_budget)
+        self.budget, self.overhead = limits(model, tuning)
         self.names = [site.name for site in job.sites]
+        wanted = model.device.type == "cuda" if tuning.pack is None else tuning.pack
+        few = [job.ids[i] for i in job.order[-4:]]
+        self.packs = wanted and model.packs(few, self.names)
         self.streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def fill(self, number: int, whole: dict[str, Tensor]) -> Iterator[int]:
@@ -125,16 +141,21 @@ class _Passes:
 
     def _batches(self, examples: np.ndarray, places: Sequence[int]) -> list[list[int]]:
         lengths = [len(self.job.ids[examples[i]]) for i in places]
-        found = length_batches(lengths, budget=self.budget, overhead=self.overhead)
+        if self.packs:
+            found = full_batches(lengths, budget=self.budget)
+        else:
+            found = length_batches(lengths, budget=self.budget, overhead=self.overhead)
         return [[places[i] for i in batch] for batch in found]
 
     def _run(self, examples: list[int], target: dict[str, Tensor]) -> bool:
         """One pass; False (and a smaller budget from now on) where memory does not hold it."""
         ids = [self.job.ids[i] for i in examples]
         try:
-            tokens, mask = self.model.pad(ids)
-            pick = _Pick(self.job, examples, self.model.device)
-            got = self.model.activations(tokens, mask, self.names, select=pick)
+            pick = _Pick(self.job, examples, self.model.device, packed=self.packs)
+            if self.packs:
+                got = self.model.packed_activations(ids, self.names, select=pick)
+            else:
+                got = self.model.activations(*self.model.pad(ids), self.names, select=pick)
             for site, x in got.items():
                 self._copy(x, target[site])
             return True
@@ -173,11 +194,18 @@ class _Passes:
 class _Pick:
     """Takes the rows of one batch out of a site's states, on the device where they lie."""
 
-    def __init__(self, job: Job, examples: list[int], device: torch.device) -> None:
+    def __init__(
+        self, job: Job, examples: list[int], device: torch.device, *, packed: bool
+    ) -> None:
         positions = [job.reading.positions[i] for i in examples]
         counts = [len(p) for p in positions]
-        self.rows = torch.from_numpy(np.repeat(np.arange(len(examples)), counts))
-        self.positions = torch.from_numpy(np.concatenate(positions).astype(np.int64))
+        self.texts = torch.from_numpy(np.repeat(np.arange(len(examples)), counts))
+        self.rows, at = self.texts, np.concatenate(positions).astype(np.int64)
+        if packed:  # one row, in which each text begins where the one before it ends
+            starts = np.cumsum([0, *(len(job.ids[i]) for i in examples[:-1])])
+            at = at + np.repeat(starts, counts)
+            self.rows = torch.zeros_like(self.texts)
+        self.positions = torch.from_numpy(at)
         self.counts = torch.tensor(counts) if job.reading.pooled else None
         self.longest = job.longest
         self.device = torch.device("cpu")
@@ -185,7 +213,8 @@ class _Pick:
 
     def _to(self, device: torch.device) -> None:
         if device != self.device:
-            self.rows, self.positions = self.rows.to(device), self.positions.to(device)
+            self.texts, self.rows = self.texts.to(device), self.rows.to(device)
+            self.positions = self.positions.to(device)
             self.counts = None if self.counts is None else self.counts.to(device)
             self.device = device
 
@@ -202,7 +231,7 @@ class _Pick:
             return taken
         shape = (len(self.counts), *taken.shape[1:])
         total = torch.zeros(shape, dtype=torch.float64, device=taken.device)
-        total.index_add_(0, self.rows, taken.double())
+        total.index_add_(0, self.texts, taken.double())
         counts = self.counts.reshape(-1, *[1] * (taken.ndim - 1))
         return (total / counts).to(states.dtype)
 

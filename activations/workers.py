@@ -6,6 +6,7 @@ all files are there. A worker that dies loses its shard and nothing else.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from activations.errors import CaptureError, ModelError, SiteError, StoreError
 from activations.job import Job
 from activations.shards import write_shard
-from activations.streaming import stream_shards
+from activations.streaming import Tuning, stream_shards
 
 if TYPE_CHECKING:
     from activations.model import Model
@@ -57,7 +58,7 @@ class Workers:
         shards: Sequence[int],
         folder: Path,
         capture: str,
-        token_budget: int | None,
+        tuning: Tuning,
         advance: Callable[[int], object],
     ) -> None:
         """Compute the shards; `advance` is told the tokens of each.
@@ -73,12 +74,12 @@ class Workers:
                 "to a folder and open that, or capture without workers."
             )
         task = Task(
-            origin=tuple(sorted(model.origin.items())),
+            origin=json.dumps(model.origin),
             digest=model.digest,
             job=job,
             folder=folder.absolute(),
             capture=capture,
-            token_budget=token_budget,
+            tuning=tuning,
             threads=self.threads or torch.get_num_threads(),
         )
         if self.engine == "ray":
@@ -91,14 +92,14 @@ class Workers:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a worker is told, once, before it is given shards."""
+    """What a worker is told, once, before it is given shards; `origin` opens the model, in JSON."""
 
-    origin: tuple[tuple[str, Any], ...]
+    origin: str
     digest: str
     job: Job
     folder: Path
     capture: str
-    token_budget: int | None
+    tuning: Tuning
     threads: int
 
     def compute(self, shard: int, device: str = "") -> None:
@@ -115,15 +116,15 @@ class Task:
             self.job,
             [shard],
             lambda k, states: _keep(self.folder, k, states, self.capture),
-            token_budget=self.token_budget,
+            tuning=self.tuning,
         )
 
 
 @lru_cache(maxsize=1)
-def _opened(origin: tuple[tuple[str, Any], ...], device: str) -> Model:
+def _opened(origin: str, device: str) -> Model:
     from activations.loading import open_model
 
-    options = dict(origin)
+    options = json.loads(origin)
     if device:
         options["device"] = device
     return open_model(options.pop("model"), **options)

@@ -11,6 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
+from apps.capture_command import capture
+from apps.options import (
+    Assignments,
+    CorpusOption,
+    LayersOption,
+    ModelOption,
+    SitesOption,
+    names,
+    numbers,
+)
 from apps.store_commands import store_app
 
 app = typer.Typer(
@@ -22,23 +32,7 @@ app = typer.Typer(
 run_app = typer.Typer(no_args_is_help=True, help="Run an experiment into a run directory.")
 app.add_typer(run_app, name="run")
 app.add_typer(store_app, name="store")
-
-ModelOption = Annotated[
-    str | None,
-    typer.Option(help="organism/NAME, a local Hugging Face folder, or a hub id."),
-]
-CorpusOption = Annotated[
-    str | None, typer.Option(help="CSV, TSV, JSONL or Parquet; the bundled corpus if left out.")
-]
-SitesOption = Annotated[
-    str | None, typer.Option(help="Sites, comma-separated: resid_post, attn_out, a full name.")
-]
-LayersOption = Annotated[
-    str | None, typer.Option(help="Layers, comma-separated, as 0,2,4 or 0-5; all if left out.")
-]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")
-]
+app.command()(capture)
 
 
 @run_app.command()
@@ -72,8 +66,8 @@ def compare(
         "model": model,
         "corpus": corpus,
         "standard": standard,
-        "sites": _names(sites),
-        "layers": _numbers(layers),
+        "sites": names(sites),
+        "layers": numbers(layers),
         "tokens": tokens,
         "device": device,
         "dtype": dtype,
@@ -96,44 +90,6 @@ def compare(
             "seconds": round(time.perf_counter() - began, 2),
         }
         print(json.dumps(record))
-
-
-@app.command()
-def capture(
-    model: Annotated[str, typer.Option(help="organism/NAME, a local folder, or a hub id.")],
-    store: Annotated[str, typer.Option(help="Folder of the store.")],
-    corpus: CorpusOption = None,
-    sites: Annotated[str, typer.Option(help="Sites, comma-separated.")] = "resid_post",
-    layers: LayersOption = None,
-    tokens: Annotated[str, typer.Option(help="last, mean or all.")] = "last",
-    device: Annotated[str, typer.Option(help="cpu, cuda, auto.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, auto.")] = "auto",
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet")] = False,
-) -> None:
-    """Keep a model's activations on a corpus in a store on disk; a killed capture goes on."""
-    from corpora import read_corpus
-
-    if corpus:
-        texts = read_corpus(corpus)
-    else:
-        import organisms
-
-        texts = organisms.bundled_corpus()
-    from activations import capture as keep
-    from activations import open_model
-
-    opened = open_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    kept = keep(
-        opened,
-        texts,
-        sites=_names(sites) or ["resid_post"],
-        layers=_numbers(layers),
-        tokens=tokens,
-        store=store,
-        progress=not quiet,
-    )
-    print(f"{len(kept.rows)} rows at {len(kept.sites)} sites in {store}")
 
 
 @app.command()
@@ -170,25 +126,6 @@ def explore(
 
         raise ConfigError(f"There is no folder {target}; isogloss run compare makes a run.")
     raise typer.Exit(launch(target, port=port))
-
-
-def _names(text: str | None) -> list[str] | None:
-    return [part.strip() for part in text.split(",") if part.strip()] if text else None
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    """`0,2,4-6` as numbers."""
-    if not text:
-        return None
-    from experiments.settings import ConfigError
-
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ConfigError(f"--layers takes numbers and ranges as 0,2,4-6, not {text!r}.")
-        numbers += range(int(first), int(last or first) + 1)
-    return numbers
 
 
 def _quiet_libraries() -> None:
@@ -233,9 +170,9 @@ def _is_users(error: BaseException) -> bool:
         "interventions": ("EditError",),
         "experiments.settings": ("ConfigError",),
     }
-    for module, names in known.items():
+    for module, kinds in known.items():
         loaded: Any = sys.modules.get(module)
-        if loaded and any(isinstance(error, getattr(loaded, name)) for name in names):
+        if loaded and any(isinstance(error, getattr(loaded, kind)) for kind in kinds):
             return True
     return False
 

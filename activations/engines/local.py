@@ -17,6 +17,7 @@ from torch import Tensor
 from activations.digest import weights_digest
 from activations.engines.engine import Change, End, Read
 from activations.engines.offload import home, sharing_copy
+from activations.engines.packing import CannotPack, Layout, laid_out, packed_copy, packed_inputs
 from activations.engines.passes import first_line
 from activations.engines.survey import survey
 from activations.errors import ModelError, SiteError
@@ -50,6 +51,7 @@ class LocalEngine:
         self.faults: Mapping[str, str] = self.table.faults
         self.n_layers, self.d_model = self.table.n_layers, self.table.d_model
         self.is_causal, self.has_head = self.table.is_causal, self.table.has_head
+        self._packed: Any = None
 
     def run(
         self,
@@ -61,14 +63,26 @@ class LocalEngine:
         end: End | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """See `Engine.run`."""
-        reads = reads or {}
-        got: dict[str, Tensor] = {}
         changed = [(self.sites[name], change) for name, change in edits]
-        wanted = [(self.sites[name], read) for name, read in reads.items()]
+        wanted = [(self.sites[name], read) for name, read in (reads or {}).items()]
         native = all_native((s for s, _ in wanted), (s for s, _ in changed))
-        attach = _attach_plain if native else self._attach_bridge
-        attach_change = _attach_plain if native else self._attach_change
         root = self.hf if native else self.wrapped
+        attach = _attach_plain if native else self._attach_bridge
+        output, got = self._pass(root, inputs, changed, wanted, attach, stop=stop)
+        return output if end is None or output is None else end(output), got
+
+    def _pass(
+        self,
+        root: Any,
+        inputs: Mapping[str, Any],
+        changed: Sequence[tuple[Site, Change]],
+        wanted: Sequence[tuple[Site, Read]],
+        attach: Any,
+        *,
+        stop: bool,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        got: dict[str, Tensor] = {}
+        attach_change = attach if attach is _attach_plain else self._attach_change
         shape = tuple(inputs["input_ids"].shape)
 
         def keep(site: Site, read: Read, states: Tensor) -> None:
@@ -85,7 +99,25 @@ class LocalEngine:
                 held.enter_context(attach(root, site, function, shape))
             with suppress(_Stop):
                 output = root(**inputs)
-        return output if end is None or output is None else end(output), got
+        return output, got
+
+    def run_packed(
+        self, ids: Sequence[Sequence[int]], reads: Mapping[str, Read]
+    ) -> dict[str, Tensor]:
+        """What is read in one pass over texts laid end to end: states are `[1, tokens, ...]`.
+
+        Raises:
+            CannotPack: the model's attention or one of the sites does not allow it.
+        """
+        wanted = [(self.sites[name], read) for name, read in reads.items()]
+        if any(site.place is None or site.axis != 1 for site, _ in wanted):
+            raise CannotPack("a site is known to the bridge alone")
+        if self._packed is None:
+            self._packed = packed_copy(self.hf)
+        layout = Layout.of([len(one) for one in ids], self.device)
+        inputs = packed_inputs(ids, self.device)
+        with laid_out(layout):
+            return self._pass(self._packed, inputs, (), wanted, _attach_plain, stop=True)[1]
 
     def digest(self) -> str:
         """See `Engine.digest`."""

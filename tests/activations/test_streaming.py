@@ -179,7 +179,7 @@ def test_the_device_waits_where_the_disk_is_slow(opened, monkeypatch):
 
     monkeypatch.setattr(streaming._Passes, "fill", fill)
     job = streaming_job(model, corpus)
-    streaming.stream_shards(model, job, range(job.shards), deliver)
+    streaming.stream_shards(model, job, range(job.shards), deliver, tuning=streaming.Tuning())
     assert job.shards == 12 and not alive
     assert max(most) == streaming._BUFFERS
 

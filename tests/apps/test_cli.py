@@ -116,7 +116,12 @@ def test_a_bad_option_is_one_sentence_and_leaves_nothing(
         (["store", "info", "nowhere"], "no store at nowhere"),
         (["capture", "--model", "organism/base", "--store", "a-file"], "a-file"),
         (["capture", "--model", "organism/base", "--store", "a-file/s"], "a-file"),
-        (["capture", "--model", "organism/base"], "--store"),
+        (["capture", "--model", "organism/base"], "--store DIR, or ask for the --plan"),
+        (["capture", "--model", "organism/base", "--plan", "--tokens", "first"], "rule 'first'"),
+        (["capture", "--model", "organism/base", "--plan", "--sites", "resid"], "resid_pre"),
+        (["capture", "--model", "organism/base", "--plan", "--store-dtype", "int8"], "'int8'"),
+        (["capture", "--model", "organism/base", "--plan", "--set", "texts=a"], "text_column"),
+        (["capture", "--model", "organism/base", "--plan", "--engine", "jax"], "--engine"),
     ],
 )
 def test_a_bad_call_of_any_command_is_one_sentence(
@@ -177,6 +182,29 @@ def test_a_corpus_of_varieties_alone_says_what_was_left_out(tmp_path, monkeypatc
     assert "no behaviour question was asked" in report
     measures = set(pd.read_parquet(tmp_path / "run" / "results.parquet")["measure"])
     assert "refusal_rate" not in measures
+
+
+@pytest.mark.slow
+def test_a_plan_costs_nothing_and_comes_true(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text(HEADER.replace("text", "words") + PAIRS)
+    call = ["capture", "--model", "organism/base", "--corpus", "mine.csv", "--tokens", "all"]
+    call += ["--set", "text_column=words", "--sites", "resid_post,z", "--store-dtype", "float16"]
+    code, out, err = isogloss(monkeypatch, capsys, *call, "--plan", "--json")
+    assert code == 0, err
+    plan = json.loads(out.strip().splitlines()[-1])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]
+    code, out, err = isogloss(monkeypatch, capsys, *call, "--plan")
+    assert code == 0 and "On disk:" in out
+    code, out, err = isogloss(monkeypatch, capsys, *call, "--store", "kept", "--quiet", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out.strip().splitlines()[-1])
+    manifest = json.loads((tmp_path / "kept" / "manifest.json").read_text())
+    assert told["rows"] == plan["rows"] == plan["tokens"] == manifest["n_rows"]
+    assert plan["disk_bytes"] == manifest["n_rows"] * 8 * 128 * 2
+    assert plan["sites"] == len(manifest["sites"]) == 8
+    assert plan["shards"] == len(manifest["shards"])
+    assert 0 < plan["seconds"] < 600 and 0 <= plan["padding"] < 1
 
 
 def test_help_loads_no_heavy_library():
