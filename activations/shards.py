@@ -24,6 +24,8 @@ FORMAT = 2
 #: dtype of a store -> its name in a safetensors header, and bytes a number.
 DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 _BLOCK = 1 << 22
+#: Pages asked for at once; of a longer wish Linux brings the beginning, and no more.
+_FETCHED = 32
 _LONGEST_HEADER = 100_000_000  # the limit of safetensors itself
 
 
@@ -303,7 +305,8 @@ class MappedShard:
         begins = np.concatenate([[True], first[1:] > last[:-1] + 1])
         ends = np.concatenate([begins[1:], [True]])
         for begin, end in zip(first[begins].tolist(), last[ends].tolist(), strict=True):
-            self._advise("MADV_WILLNEED", begin, end + 1 - begin)
+            for page in range(begin, end + 1, _FETCHED):
+                self._advise("MADV_WILLNEED", page, min(_FETCHED, end + 1 - page))
 
     def _advise(self, advice: str, page: int, pages: int) -> None:
         if hasattr(mmap, advice):  # a hint, which not every system takes
