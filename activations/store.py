@@ -212,6 +212,7 @@ class ActivationStore:
     ) -> None:
         self.manifest, self.path = manifest, path
         self._source, self._picked = source, picked
+        self._frame: pd.DataFrame | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> ActivationStore:
@@ -252,7 +253,9 @@ class ActivationStore:
     @property
     def rows(self) -> pd.DataFrame:
         """One row for each row of every site's array, by example and then position."""
-        return self._source.rows.frame(self._picked)
+        frame = self._source.rows.frame(self._picked) if self._frame is None else self._frame
+        self._frame = frame
+        return frame.copy(deep=False)  # a column that is added there is not added here
 
     def __len__(self) -> int:
         return self.manifest["n_rows"] if self._picked is None else len(self._picked)
@@ -302,7 +305,7 @@ class ActivationStore:
 
     def __getstate__(self) -> dict[str, Any]:
         if self.path is None:
-            return self.__dict__
+            return {**self.__dict__, "_frame": None}
         place = {"path": self.path.resolve(), "capture": self.manifest["capture"]}
         return {**place, "_picked": self._picked}
 

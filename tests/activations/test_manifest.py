@@ -258,30 +258,35 @@ def test_a_writer_killed_between_any_two_writes_is_taken_up(tmp_path, monkeypatc
 _WRITER = """
 import sys
 from pathlib import Path
+from activations.manifest import finish, missing
+from activations.shards import write_shard
 from tests.activations.made_stores import made
-source, folder = made(texts=60, shards=40), Path(sys.argv[1])
-print("ready", flush=True)
-source.write(folder)
+source, folder = made(texts=300, shards=200), Path(sys.argv[1])
+manifest = source.begin(folder)
+for number in missing(folder, manifest):
+    write_shard(folder, number, source.shard(number), capture=manifest["capture"])
+finish(folder, manifest)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills as POSIX does")
 def test_processes_killed_without_warning_leave_a_store_that_goes_on(tmp_path):
-    source = made(texts=60, shards=40)
+    source = made(texts=300, shards=200)
     source.write(tmp_path / "whole")
-    folder, seen = tmp_path / "s", set()
-    root = Path(__file__).parents[2]
-    for wait in (0.0, 0.02, 0.05, 0.08):
-        command = [sys.executable, "-c", _WRITER, str(folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
-            assert process.stdout and process.stdout.readline()
-            time.sleep(wait)
+    folder, root = tmp_path / "s", Path(__file__).parents[2]
+    command = [sys.executable, "-c", _WRITER, str(folder)]
+    for target in (0, 60):
+        with subprocess.Popen(command, cwd=root) as process:
+            while not _begun(folder) or len(list((folder / "shards").glob("*.json"))) < target:
+                assert process.poll() is None, "the writer ended before it could be killed"
+                time.sleep(0.001)
             process.send_signal(signal.SIGKILL)
-        if (folder / "manifest.json").exists():
-            found = source.begin(folder)
-            left = missing(folder, found)
-            seen.add(len(left))
-    source.write(folder)
-    assert len(seen) > 1, "the writer was never killed in the midst of its work"
+        assert len(missing(folder, source.begin(folder))) <= 200 - target
+        assert not list(folder.rglob("*.partial"))
+    subprocess.run(command, check=True, cwd=root)
     assert files(folder) == files(tmp_path / "whole")
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / "manifest.json").exists()
