@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def read_model(
     options = {**options, "dtype": dtype, "output_loading_info": True, **placed}
     if not source.gguf:
         options["use_safetensors"] = True
-    with explained(source), quietly(source):
+    with explained(source), quietly(source), _bar_only_if_long():
         loaded, info = loader.from_pretrained(source.place, **options)
         missing = sorted(info["missing_keys"])
         if missing and all(name.startswith("pooler.") for name in missing):
@@ -235,6 +236,19 @@ def quietly(source: Source) -> Iterator[None]:
         theirs.set_verbosity(said)
         if bars:
             theirs.enable_progress_bar()
+
+
+@contextmanager
+def _bar_only_if_long() -> Iterator[None]:
+    """Unpacking a GGUF file shows a bar, which is of use for large ones."""
+    from transformers import modeling_gguf_pytorch_utils as unpacking
+
+    shown: Any = unpacking.tqdm
+    unpacking.tqdm = partial(shown, delay=5)
+    try:
+        yield
+    finally:
+        unpacking.tqdm = shown
 
 
 @contextmanager

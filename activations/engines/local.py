@@ -7,6 +7,7 @@ model as it was loaded, so the loaded model keeps its own code and its own atten
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -206,9 +207,12 @@ def _bridge(wrapped: Any, tokenizer: Any, label: str) -> Any:
             "try engine nnsight."
         )
     wrapped.config.architectures = [known]
+    # The bridge changes its tokenizer's special tokens, and would load it again to add a first one.
+    own = copy.deepcopy(tokenizer)
+    own.init_kwargs = {"name_or_path": label, **own.init_kwargs, "add_bos_token": True}
     try:
         return TransformerBridge.boot_transformers(
-            label, hf_model=wrapped, device=None, tokenizer=tokenizer, dtype=wrapped.dtype
+            label, hf_model=wrapped, device=None, tokenizer=own, dtype=wrapped.dtype
         )
     except Exception as error:  # an adapter that does not fit raises many kinds
         raise ModelError(

@@ -7,11 +7,12 @@ step of decoding sends the whole text again.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -60,8 +61,8 @@ class Ndif:
         host, key = CONFIG.API.HOST, api_key or CONFIG.API.APIKEY
         if not key and _PUBLIC in host:
             raise ModelError(
-                "NDIF asks for a key: give api_key=…, or set NDIF_API_KEY (they are given out at "
-                "https://login.ndif.us)."
+                "NDIF asks for a key, which https://ndif.us gives out: give api_key=…, or set "
+                "NDIF_API_KEY."
             )
         try:
             model_key = root.to_model_key()
@@ -123,7 +124,7 @@ class RemoteEngine:
         said = _Said.after(inputs, edits) if inputs.get("use_cache") else None
         if said is not None:
             inputs, edits = said.inputs, said.edits()
-        changes = [(self.sites[name], change) for name, change in edits]
+        changes = [(self.sites[name], _portable(change)) for name, change in edits]
         wanted = [(self.sites[name], read) for name, read in (reads or {}).items()]
         visits = in_order(changes, wanted, self.order)
         served = {visit.module: self.served[visit.module] for visit in visits}
@@ -190,6 +191,37 @@ class RemoteEngine:
             said = said.removeprefix("Failed to send request:").strip()
             return f"NDIF did not take the request for {self.label}: {said}."
         return f"The pass through {self.label} failed on NDIF: {said}."
+
+
+def _portable(value: Any) -> Any:
+    """An edit with the data that it holds as bare values, so that no class of data is sent along,
+    nor what such a class imports.
+    """
+    if isinstance(value, partial):
+        named = {name: _portable(one) for name, one in value.keywords.items()}
+        return partial(_portable(value.func), *map(_portable, value.args), **named)
+    if isinstance(value, Mapping):
+        return {key: _portable(one) for key, one in value.items()}
+    ours = type(value).__module__.split(".")[0] in _OURS
+    if not ours or not is_dataclass(value) or isinstance(value, (type, Site)):
+        return value
+    held = {one.name: _portable(getattr(value, one.name)) for one in fields(value)}
+    if not callable(value):
+        return SimpleNamespace(**held, **_computed(value))
+    bare = copy.copy(value)
+    for name, one in held.items():
+        object.__setattr__(bare, name, one)  # also where the class is frozen
+    return bare
+
+
+def _computed(value: Any) -> dict[str, Any]:
+    """The properties of a data class that have a value."""
+    found: dict[str, Any] = {}
+    for name, kind in vars(type(value)).items():
+        if isinstance(kind, property):
+            with suppress(Exception):  # a property may refuse
+                found[name] = getattr(value, name)
+    return found
 
 
 def _logits(output: Any) -> Tensor:

@@ -87,8 +87,13 @@ def narrowed(config: Any) -> Any:
         if groups is not None:
             text.num_key_value_heads = queries
     text.num_attention_heads = queries
-    text.hidden_size = queries * _HEAD
+    width, text.hidden_size = int(text.hidden_size), queries * _HEAD
+    for name in ("word_embed_proj_dim", "embedding_size"):
+        if getattr(text, name, None) == width:
+            setattr(text, name, text.hidden_size)
     for name, value in _SMALL.items():
+        if name == "head_dim" and hasattr(text, "qk_rope_head_dim"):
+            continue  # there it is the width of a part of each head
         if getattr(text, name, None) is not None:
             setattr(text, name, value)
     for name, most in _FEWER.items():
@@ -124,15 +129,17 @@ def _wide_site(
 ) -> Site | None:
     place = site.place
     assert place is not None  # nnsight served it
+    try:
+        width = _width(real.get_submodule(place.module), place.side)
+    except AttributeError:  # the narrow one has a module that the real one can do without
+        return None
     if not place.heads:
         if site.row == (narrow,):
             return replace(site, row=(d_model,))
-        width = _width(real.get_submodule(place.module), place.side)
         return None if width is None else replace(site, row=(width,))
     if place.heads not in heads:
         return None
     many = heads[place.heads]
-    width = _width(real.get_submodule(place.module), place.side)
     if width is None or width % (many * (3 if place.part else 1)):
         return None
     row = (many, d_model if site.project else width // many // (3 if place.part else 1))
