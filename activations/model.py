@@ -53,6 +53,7 @@ class Model:
         self.n_layers = engine.n_layers
         self.d_model = engine.d_model
         self.max_length = int(getattr(hf.config, "max_position_embeddings", 0) or 2**20)
+        self.max_length -= self._skipped_positions
         #: How to open it again in another process; None where it was given as a module.
         self.origin: dict[str, Any] | None = None
         self._edits: list[tuple[str, Edit]] = []
@@ -272,7 +273,7 @@ class Model:
         positions = (mask.cumsum(-1) - 1).clamp(0, self.max_length - 1)
         positions = positions[:, -input_ids.shape[1] :]
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
-        if self._takes("position_ids"):
+        if self._takes("position_ids") and self.is_causal and not self._skipped_positions:
             inputs["position_ids"] = positions
         if self._takes("use_cache"):
             inputs["use_cache"] = use_cache
@@ -283,6 +284,15 @@ class Model:
             for site, edit in self._edits
         ]
         return self.engine.run(inputs, edits=edits, reads=reads, stop=stop, end=end)
+
+    @cached_property
+    def _skipped_positions(self) -> int:
+        """RoBERTa and its kin count positions themselves, from after the padding's."""
+        for path, module in self.hf.named_modules():
+            if path.endswith("position_embeddings"):
+                padding = getattr(module, "padding_idx", None)
+                return 0 if padding is None else int(padding) + 1
+        return 0
 
     def _takes(self, argument: str) -> bool:
         return argument in self._parameters

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -241,9 +242,8 @@ def quietly(source: Source) -> Iterator[None]:
 @contextmanager
 def _bar_only_if_long() -> Iterator[None]:
     """Unpacking a GGUF file shows a bar, which is of use for large ones."""
-    from transformers import modeling_gguf_pytorch_utils as unpacking
-
-    shown: Any = unpacking.tqdm
+    unpacking: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    shown = unpacking.tqdm
     unpacking.tqdm = partial(shown, delay=5)
     try:
         yield

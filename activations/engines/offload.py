@@ -24,7 +24,9 @@ def home(model: Any) -> torch.device:
         for hook in _hooks(module):
             if hook.execution_device is not None:
                 where = hook.execution_device
-                return torch.device("cuda", where) if isinstance(where, int) else where
+                return (
+                    torch.device("cuda", where) if isinstance(where, int) else torch.device(where)
+                )
     return torch.device("cpu")
 
 
