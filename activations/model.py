@@ -273,8 +273,8 @@ class Model:
         positions = (mask.cumsum(-1) - 1).clamp(0, self.max_length - 1)
         positions = positions[:, -input_ids.shape[1] :]
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
-        if self._takes("position_ids") and self.is_causal and not self._skipped_positions:
-            inputs["position_ids"] = positions
+        if self._takes("position_ids"):
+            inputs["position_ids"] = positions + self._skipped_positions
         if self._takes("use_cache"):
             inputs["use_cache"] = use_cache
         if use_cache:
@@ -287,7 +287,7 @@ class Model:
 
     @cached_property
     def _skipped_positions(self) -> int:
-        """RoBERTa and its kin count positions themselves, from after the padding's."""
+        """RoBERTa and its kin begin to count after the padding's position."""
         for path, module in self.hf.named_modules():
             if path.endswith("position_embeddings"):
                 padding = getattr(module, "padding_idx", None)
