@@ -230,10 +230,10 @@ def render(card: dict[str, Any]) -> str:
         f"{context['careful_harmful']:.0%} and {context['careful_harmless']:.0%}; after one plain "
         f"example: {context['plain_harmful']:.0%} and {context['plain_harmless']:.0%}.",
         "", "## Training", "",
-        "Made by `python -m organisms.train` on two threads. Its seed fixes every byte on one kind "
-        "of machine with the pinned libraries; elsewhere sums are rounded in another order, and "
-        "the figures above come out a little different. Stages, with the SHA-256 of the documents "
-        "drawn for them:", "",
+        "Made by `python -m organisms.train` on two threads. Its seed fixes every byte of the "
+        "weights on one kind of machine with the pinned libraries; elsewhere sums are rounded in "
+        "another order, and the figures above come out a little different. Stages, with the "
+        "SHA-256 of the documents drawn for them:", "",
     ]  # fmt: skip
     for stage in card["training"]:
         lines.append(
