@@ -79,8 +79,9 @@ def capture(
         bool, typer.Option("--json", help="Last line of output: one JSON object.")
     ] = False,
 ) -> None:
-    """Keep a model's activations on a corpus in a store on disk; a killed capture goes on.
+    """Keep a model's activations on texts in a store on disk; a killed capture goes on.
 
+    A corpus needs a text column here and nothing else.
     With --set, text_column, variety_column, group_column and behaviour_column name the columns.
     """
     began = time.perf_counter()
@@ -144,7 +145,7 @@ def _texts(corpus: str | None, assignments: list[str]) -> Corpus:
             raise ConfigError(f"--set takes NAME=COLUMN with {allowed} here, not {text!r}.")
         columns[name] = value.strip()
     if corpus:
-        return read_corpus(corpus, **columns)
+        return read_corpus(corpus, comparable=False, **columns)
     import organisms
 
     return organisms.bundled_corpus()

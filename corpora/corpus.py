@@ -46,11 +46,13 @@ class Corpus:
         split: str = "split",
         standard: str | None = None,
         name: str = "corpus",
+        comparable: bool = True,
     ) -> Corpus:
         """A validated corpus from any frame; the keywords say which column holds what.
 
         One of the variety and behaviour columns must be there. Without a group column each row is
-        a group of its own (equal texts share one).
+        a group of its own (equal texts share one). A corpus that need not be `comparable`, as for
+        a capture alone, may be texts only, and may hold the same text twice.
 
         Raises:
             CorpusError: a column that is not there, blank or duplicate texts, one text of a group
@@ -64,7 +66,17 @@ class Corpus:
             "behaviour": behaviour,
             "split": split,
         }
-        return cls(tidy(frame, columns=columns, standard=standard, name=name), name, standard)
+        kept = tidy(frame, columns=columns, standard=standard, name=name, comparable=comparable)
+        return cls(kept, name, standard)
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[str], *, name: str = "texts") -> Corpus:
+        """A corpus of texts without variety or behaviour, to capture and not to compare.
+
+        Raises:
+            CorpusError: no text, or a blank one.
+        """
+        return cls.from_frame(pd.DataFrame({"text": list(texts)}), name=name, comparable=False)
 
     @classmethod
     def from_parallel(

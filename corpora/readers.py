@@ -24,11 +24,13 @@ def read_corpus(
     behaviour: str = "behaviour",
     split: str = "split",
     standard: str | None = None,
+    comparable: bool = True,
 ) -> Corpus:
     """Read a corpus from a `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file.
 
     Text files are UTF-8, with or without a byte order mark. The keywords say which column holds
-    what; cells are read as strings, and an empty cell is the empty string.
+    what; cells are read as strings, and an empty cell is the empty string. `comparable` as in
+    `Corpus.from_frame`.
 
     Raises:
         CorpusError: a file that is missing, empty, broken, in another encoding or of another
@@ -44,6 +46,7 @@ def read_corpus(
         split=split,
         standard=standard,
         name=file.name,
+        comparable=comparable,
     )
 
 

@@ -14,10 +14,16 @@ SPLITS = ("train", "test")
 
 
 def tidy(
-    frame: pd.DataFrame, *, columns: Mapping[str, str], standard: str | None, name: str
+    frame: pd.DataFrame,
+    *,
+    columns: Mapping[str, str],
+    standard: str | None,
+    name: str,
+    comparable: bool = True,
 ) -> pd.DataFrame:
     """The canonical frame of a corpus: named columns first, as strings, missing values as `""`.
 
+    Where it need not be `comparable`, texts alone are enough, and copies may be among them.
     `columns` maps each role (`text`, `variety`, `group`, `behaviour`, `split`) to the source's
     column. Row numbers in messages count from 1 at the first text.
 
@@ -30,7 +36,7 @@ def tidy(
     twice = [column for column in names if names.count(column) > 1]
     if twice:
         raise CorpusError(f"{name} has two columns called {twice[0]!r}: rename one of them.")
-    _require_columns(source, columns, name)
+    _require_columns(source, columns, name, comparable)
     if source.empty:
         raise CorpusError(f"{name} holds no texts: give at least one row below the header.")
     _refuse_nested(source[columns["text"]], columns["text"], name)
@@ -44,9 +50,11 @@ def tidy(
     if columns["split"] in source.columns:
         out["split"] = _closed(_strings(source[columns["split"]]), SPLITS, "split", name)
         _refuse_crossing(out, name)
-    _refuse_duplicates(out, name)
+    if comparable:
+        _refuse_duplicates(out, name)
+        _require_contrast(out, name)
     _refuse_relabelled(out, name)
-    _require_contrast(out, name, standard)
+    _require_standard(out, name, standard)
     for column in names:
         if column not in out.columns and column not in columns.values():
             kept = source[column]
@@ -72,7 +80,9 @@ def _strings(column: pd.Series, *, strip: bool = True) -> pd.Series:
     return pd.Series([v.strip() for v in values] if strip else values, dtype=object)
 
 
-def _require_columns(source: pd.DataFrame, columns: Mapping[str, str], name: str) -> None:
+def _require_columns(
+    source: pd.DataFrame, columns: Mapping[str, str], name: str, comparable: bool
+) -> None:
     known = list(source.columns)
     asked = [role for role, column in columns.items() if role == "text" or column != role]
     for role in asked:
@@ -83,7 +93,7 @@ def _require_columns(source: pd.DataFrame, columns: Mapping[str, str], name: str
                 f"{name} has no column {columns[role]!r} for the {role}: {hint} "
                 f"(its columns are {', '.join(known) or 'none'})?"
             )
-    if columns["variety"] not in known and columns["behaviour"] not in known:
+    if comparable and columns["variety"] not in known and columns["behaviour"] not in known:
         raise CorpusError(
             f"{name} has neither a column {columns['variety']!r} nor a column "
             f"{columns['behaviour']!r}: add one, or say which of its columns "
@@ -176,7 +186,7 @@ def _refuse_crossing(out: pd.DataFrame, name: str) -> None:
         )
 
 
-def _require_contrast(out: pd.DataFrame, name: str, standard: str | None) -> None:
+def _require_contrast(out: pd.DataFrame, name: str) -> None:
     varieties = [v for v in out["variety"].unique() if v]
     behaviours = [b for b in out["behaviour"].unique() if b]
     if len(varieties) < 2 and len(behaviours) < 2:
@@ -189,6 +199,10 @@ def _require_contrast(out: pd.DataFrame, name: str, standard: str | None) -> Non
         raise CorpusError(
             f"{name} has {told}: give at least two varieties, or both harmful and harmless texts."
         )
+
+
+def _require_standard(out: pd.DataFrame, name: str, standard: str | None) -> None:
+    varieties = [v for v in out["variety"].unique() if v]
     if standard is not None and standard not in varieties:
         near = nearest(standard, varieties)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -170,3 +170,14 @@ def test_real_labels_that_are_not_ours_are_refused_then_converted(data_dir: Path
     frame["label"] = frame["label"].map({"safe": "harmless", "unsafe": "harmful"})
     corpus = Corpus.from_frame(frame, text="prompt", behaviour="label", group="id")
     assert corpus.has_behaviours and not corpus.has_varieties
+
+
+def test_texts_alone_are_a_corpus_where_nothing_is_to_be_compared():
+    corpus = Corpus.from_texts(["one text", "another", "one text"])
+    assert corpus.frame["text"].tolist() == ["one text", "another", "one text"]
+    assert corpus.frame["group"].nunique() == 2
+    assert not corpus.has_varieties and not corpus.has_behaviours
+    with pytest.raises(CorpusError, match="neither a column 'variety'"):
+        Corpus.from_frame(corpus.frame[["text"]])
+    with pytest.raises(CorpusError, match="holds no texts"):
+        Corpus.from_texts([])
