@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,7 @@ class _Lacking:
 
 
 class FakeNdif:
-    """Answers HTTP and the websocket; keeps what it was asked and how much it sent back."""
+    """Answers HTTP and the websocket; keeps what it was asked and how many numbers it sent back."""
 
     def __init__(self, server: Any, *, error: str = "", refuses: int = 0) -> None:
         self.server = server  # nnsight's model, with weights
@@ -62,7 +63,6 @@ class FakeNdif:
             self.answer("ERROR", description=self.error)
         else:
             blob = self.run(files["blob"][1], envelope["compress"])
-            self.sent.append(len(blob))
             self.answer("COMPLETED", data=blob)
         received = json.dumps({"id": "1", "status": "RECEIVED"})
         return httpx.Response(200, text=received, request=request)
@@ -108,9 +108,17 @@ class FakeNdif:
         finally:
             sys.meta_path.pop(0)
             hiding._restore(hidden)
+        self.sent.append(sum(t.numel() for t in _tensors(saves)))
         packed = io.BytesIO()
         torch.save(saves, packed)
         return zstandard.ZstdCompressor().compress(packed.getvalue())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    for one in value.values() if isinstance(value, dict) else ():
+        yield from _tensors(one)
 
 
 def stand_in(monkeypatch: Any, fake: FakeNdif, *, deployed: bool = True) -> FakeNdif:
