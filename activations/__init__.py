@@ -10,7 +10,9 @@ from activations.sites import layer_of
 
 if TYPE_CHECKING:
     from activations.capturing import capture
+    from activations.exporting import export
     from activations.loading import open_model
+    from activations.merging import merge
     from activations.model import Edit, Model
     from activations.planning import CapturePlan
     from activations.store import ActivationStore
@@ -27,7 +29,9 @@ __all__ = [
     "StoreError",
     "Workers",
     "capture",
+    "export",
     "layer_of",
+    "merge",
     "open_model",
 ]
 
@@ -38,6 +42,8 @@ _HOMES = {
     "Model": "model",
     "Workers": "workers",
     "capture": "capturing",
+    "export": "exporting",
+    "merge": "merging",
     "open_model": "loading",
 }
 

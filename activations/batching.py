@@ -6,6 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+#: Tokens in a pass, and what a further pass costs in tokens: a GPU is idle between small passes.
+_BUDGET = {"cpu": 2048, "cuda": 32768}
+_OVERHEAD = {"cpu": 64, "cuda": 4096}
+
+
+def limits(device: str, token_budget: int | None = None) -> tuple[int, int]:
+    """(tokens in one pass, what a further pass costs in tokens) on a kind of device."""
+    kind = device if device in _BUDGET else "cpu"
+    return token_budget or _BUDGET[kind], _OVERHEAD[kind]
+
 
 def length_batches(
     lengths: Sequence[int], *, budget: int, overhead: int | None = None

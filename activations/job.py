@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from activations.batching import limits
 from activations.errors import CaptureError
 from activations.places import Site
 from activations.reading import Reading, TokenRule, encode_corpus, read_tokens, row_table
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from corpora import Corpus
 
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
-#: What passes through the model for one shard, and so what a kill can lose, has a limit too.
-_MOST_TOKENS = 65536
+#: Full passes for one shard: what a kill can lose has a limit too.
+_MOST_PASSES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,19 +114,19 @@ def plan_job(
         texts=[text[:60] for text in corpus.frame["text"]],
     )
     most_rows = max(1, shard_bytes // job.row_bytes)
-    bounds = _cut(reading.rows[order], lengths[order], most_rows, shard_examples)
+    most_tokens = _MOST_PASSES * limits(model.device.type)[0]
+    bounds = _cut(reading.rows[order], lengths[order], (most_rows, most_tokens, shard_examples))
     return replace(job, bounds=bounds)
 
 
-def _cut(rows: np.ndarray, lengths: np.ndarray, most_rows: int, most_examples: int) -> np.ndarray:
-    """Ends of runs that hold at most so many rows, tokens and texts; one text may be more."""
-    bounds, held, passed = [0], 0, 0
-    for at, (count, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
-        full = held + count > most_rows or passed + length > _MOST_TOKENS
-        if at > bounds[-1] and (full or at - bounds[-1] >= most_examples):
+def _cut(rows: np.ndarray, lengths: np.ndarray, most: tuple[int, int, int]) -> np.ndarray:
+    """Ends of runs that hold at most so many (rows, tokens, texts); one text may be more."""
+    bounds, held = [0], np.zeros(3, dtype=int)
+    for at, text in enumerate(np.column_stack([rows, lengths, np.ones_like(rows)])):
+        if at > bounds[-1] and np.any(held + text > most):
             bounds.append(at)
-            held = passed = 0
-        held, passed = held + count, passed + length
+            held = np.zeros(3, dtype=int)
+        held = held + text
     return np.array([*bounds, len(rows)])
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from activations.batching import length_batches
 from activations.engines.engine import Engine
+from activations.engines.passes import skipped_positions
 from activations.errors import CaptureError, ModelError, SiteError
 from activations.places import Site
 from activations.sites import EMBEDDING, resolve_sites
@@ -52,8 +53,9 @@ class Model:
         self.lock = threading.RLock()
         self.n_layers = engine.n_layers
         self.d_model = engine.d_model
-        self.max_length = int(getattr(hf.config, "max_position_embeddings", 0) or 2**20)
-        self.max_length -= self._skipped_positions
+        self._first_position = skipped_positions(hf)
+        longest = int(getattr(hf.config, "max_position_embeddings", 0) or 2**20)
+        self.max_length = longest - self._first_position
         #: How to open it again in another process; None where it was given as a module.
         self.origin: dict[str, Any] | None = None
         self._edits: list[tuple[str, Edit]] = []
@@ -183,7 +185,7 @@ class Model:
         if not self.engine.has_head:
             raise ModelError(
                 f"{self.name} ({type(self.hf).__name__}) has no head and so no logits; its states "
-                "can be captured, and a checkpoint with a head can do both."
+                "can be captured."
             )
 
     def _require_causal(self, what: str) -> None:
@@ -274,7 +276,7 @@ class Model:
         positions = positions[:, -input_ids.shape[1] :]
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
         if self._takes("position_ids"):
-            inputs["position_ids"] = positions + self._skipped_positions
+            inputs["position_ids"] = positions + self._first_position
         if self._takes("use_cache"):
             inputs["use_cache"] = use_cache
         if use_cache:
@@ -284,15 +286,6 @@ class Model:
             for site, edit in self._edits
         ]
         return self.engine.run(inputs, edits=edits, reads=reads, stop=stop, end=end)
-
-    @cached_property
-    def _skipped_positions(self) -> int:
-        """RoBERTa and its kin begin to count after the padding's position."""
-        for path, module in self.hf.named_modules():
-            if path.endswith("position_embeddings"):
-                padding = getattr(module, "padding_idx", None)
-                return 0 if padding is None else int(padding) + 1
-        return 0
 
     def _takes(self, argument: str) -> bool:
         return argument in self._parameters

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from activations.batching import length_batches
+from activations.batching import length_batches, limits
 from activations.job import Job
-from activations.streaming import Tuning, limits
+from activations.streaming import Tuning
 
 if TYPE_CHECKING:
     from activations.model import Model
@@ -46,15 +46,15 @@ class CapturePlan:
             f"{counted(self.sites, 'site')}.\n"
             f"On disk: {size(self.disk_bytes)} in {counted(self.shards, 'shard')}. "
             f"In memory, beside the model: {size(self.memory_bytes)}.\n"
-            f"{counted(self.batches, 'pass', 'passes')}, of which {self.padding:.1%} is padding; "
-            f"about {duration(self.seconds)}, at the {self.tokens / self.seconds:,.0f} tokens a second "
+            f"{counted(self.batches, 'pass', 'passes')}, {self.padding:.1%} of it padding; about "
+            f"{duration(self.seconds)}, at the {self.tokens / self.seconds:,.0f} tokens a second "
             "of a trial (writing not counted)."
         )
 
 
 def plan_of(model: Model, job: Job, tuning: Tuning) -> CapturePlan:
     """Count what there is to do, and time two passes of a batch of middle length."""
-    budget, overhead = limits(model, tuning)
+    budget, overhead = limits(model.device.type, tuning.token_budget)
     batches = []
     for shard in range(job.shards):
         examples = job.examples(shard)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activations.batching import full_batches, length_batches
+from activations.batching import full_batches, length_batches, limits
 from activations.errors import CaptureError
 from activations.job import Job
 from activations.places import Site
@@ -31,9 +31,6 @@ Deliver = Callable[[int, dict[str, Tensor]], None]
 """Takes a finished shard, its number and for each site `[rows, *row]`; called in another thread."""
 
 _BUFFERS = 2
-#: Tokens in a pass, and what a further pass costs in tokens: a GPU is idle between small passes.
-_BUDGET = {"cpu": 2048, "cuda": 32768}
-_OVERHEAD = {"cpu": 64, "cuda": 4096}
 
 
 @dataclass(frozen=True)
@@ -98,12 +95,6 @@ def stream_shards(
             future.result()
 
 
-def limits(model: Model, tuning: Tuning) -> tuple[int, int]:
-    """(tokens in one pass, what a further pass costs in tokens) on the model's device."""
-    kind = "cuda" if model.device.type == "cuda" else "cpu"
-    return tuning.token_budget or _BUDGET[kind], _OVERHEAD[kind]
-
-
 def _buffer(job: Job, rows: int, *, pinned: bool) -> dict[str, Tensor]:
     kind = getattr(torch, job.dtype)
     return {
@@ -117,7 +108,7 @@ class _Passes:
 
     def __init__(self, model: Model, job: Job, tuning: Tuning) -> None:
         self.model, self.job = model, job
-        self.budget, self.overhead = limits(model, tuning)
+        self.budget, self.overhead = limits(model.device.type, tuning.token_budget)
         self.names = [site.name for site in job.sites]
         wanted = model.device.type == "cuda" if tuning.pack is None else tuning.pack
         few = [job.ids[i] for i in job.order[-4:]]

@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 from activations import Model, capture, open_model
-from activations.batching import length_batches
-from activations.streaming import Tuning, limits
+from activations.batching import length_batches, limits
 from corpora import Corpus
 
 BATCH = 32
@@ -57,7 +56,7 @@ class Work:
         self.arrival = [
             list(range(i, min(i + BATCH, len(self.ids)))) for i in range(0, len(self.ids), BATCH)
         ]
-        budget, overhead = limits(self.model, Tuning())
+        budget, overhead = limits(self.model.device.type)
         self.ours = length_batches([len(i) for i in self.ids], budget=budget, overhead=overhead)
         self.folder = Path(tempfile.mkdtemp(prefix="isogloss-benchmark-"))
         self._traced: Any = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self.start = torch.cuda.memory_allocated()
         else:
+            _give_back()
             self.start = _resident()
             self.ended = threading.Event()
             self.watch = threading.Thread(target=self._sample, daemon=True)
@@ -80,6 +83,12 @@ class PeakMemory:
         else:
             self.ended.set()
             self.watch.join()
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, so that what comes is seen to be taken."""
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _resident() -> int:

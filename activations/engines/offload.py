@@ -14,10 +14,17 @@ from torch import Tensor
 from activations.errors import ModelError
 
 
+def embedding(model: Any) -> torch.nn.Module | None:
+    """The table of a model's input embeddings, None where it does not say which that is."""
+    try:
+        return model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+
+
 def home(model: Any) -> torch.device:
     """Where a model takes its token ids: the device of its embeddings."""
-    tables = [model.get_input_embeddings()] if hasattr(model, "get_input_embeddings") else []
-    for module in [*tables, model]:
+    for module in (embedding(model) or model, model):
         for parameter in module.parameters():
             if parameter.device.type != "meta":
                 return parameter.device
@@ -61,11 +68,6 @@ def tensors(model: torch.nn.Module) -> dict[str, Callable[[], Tensor]]:
         name: lambda name=name, tensor=tensor: fetch(name, tensor)
         for name, tensor in model.state_dict().items()
     }
-
-
-def is_offloaded(model: torch.nn.Module) -> bool:
-    """Whether some of a model's weights lie elsewhere than in its modules."""
-    return any(parameter.device.type == "meta" for parameter in model.parameters())
 
 
 def sharing_copy(model: torch.nn.Module) -> torch.nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from activations.engines.offload import home
+from activations.engines.offload import embedding, home
 from activations.errors import ModelError
 from activations.places import first_argument, first_tensor
 
@@ -45,7 +45,7 @@ def some_inputs(hf: Any) -> dict[str, Any]:
     config = hf.config.get_text_config()
     used = {int(v) for v in vars(config).values() if isinstance(v, int)}
     length = next(n for n in (7, 11, 13, 17, 19, 23, 29, 31) if n not in used)
-    table = hf.get_input_embeddings()
+    table: Any = embedding(hf)
     vocabulary = int(getattr(config, "vocab_size", 0) or table.weight.shape[0])
     ids = ((torch.arange(3 * length) * 37 + 5) % vocabulary).reshape(3, length)
     ids[1] = ids[0]
@@ -62,6 +62,15 @@ def text_shape(inputs: dict[str, Any]) -> tuple[int, int]:
     """(texts, positions)."""
     rows, length = inputs["input_ids"].shape
     return int(rows), int(length)
+
+
+def skipped_positions(hf: Any) -> int:
+    """How many positions a model leaves out: RoBERTa and its kin begin after the padding's."""
+    for path, module in hf.named_modules():
+        if path.endswith("position_embeddings"):
+            padding = getattr(module, "padding_idx", None)
+            return 0 if padding is None else int(padding) + 1
+    return 0
 
 
 def scores(output: Any) -> Tensor:
@@ -85,7 +94,7 @@ def sees_only_the_past(hf: Any, final: Tensor) -> bool:
     if type(hf).__name__.endswith("ForMaskedLM"):  # some attend too roughly to show it in few words
         return False
     tolerance = _ROW_TOLERANCE.get(final.dtype, _HALF_ROW_TOLERANCE)
-    one, other = (final[row, :-1].detach().double() for row in (0, 1))
+    one, other = (final[row, :-1].detach().cpu().double() for row in (0, 1))
     return bool((one - other).norm() <= tolerance * other.norm())
 
 
@@ -152,7 +161,7 @@ def same(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape:
         return False
     tolerance = _TOLERANCE.get(a.dtype, _HALF_TOLERANCE)
-    a, b = a.detach().double(), b.detach().double().to(a.device)
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()
     if not torch.equal(a.isfinite(), b.isfinite()):
         return False
     a, b = a.nan_to_num(0, 0, 0), b.nan_to_num(0, 0, 0)

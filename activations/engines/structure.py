@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from activations.engines.engine import Table
+from activations.engines.offload import embedding
 from activations.engines.passes import (
     Key,
     Seen,
@@ -202,11 +203,12 @@ def _parts(block: str, view: _View) -> dict[str, Key]:
 def _adds(before: Tensor, written: Tensor, after: Tensor) -> bool:
     """Whether before + written = after, with enough written to tell."""
     rounding = _ROUNDING.get(after.dtype, _HALF_ROUNDING)
-    change = after.double() - before.double()
-    total, size = after.double().norm(), written.double().norm()
+    before, written, after = (x.detach().cpu().double() for x in (before, written, after))
+    change = after - before
+    total, size = after.norm(), written.norm()
     if size <= 4 * rounding * total:
         return False
-    return bool((change - written.double()).norm() <= rounding * total + 1e-3 * size)
+    return bool((change - written).norm() <= rounding * total + 1e-3 * size)
 
 
 def _ends(hf: Any, blocks: list[str], view: _View) -> dict[str, Key]:
@@ -214,7 +216,7 @@ def _ends(hf: Any, blocks: list[str], view: _View) -> dict[str, Key]:
     paths = {id(module): path for path, module in hf.named_modules()}
     found: dict[str, Key] = {}
     head = hf.get_output_embeddings() if hasattr(hf, "get_output_embeddings") else None
-    for name, module in (("hook_embed", hf.get_input_embeddings()), ("unembed.hook_out", head)):
+    for name, module in (("hook_embed", embedding(hf)), ("unembed.hook_out", head)):
         key = (paths.get(id(module), ""), "out")
         if view.has(key):
             found[name] = key

@@ -197,20 +197,21 @@ def bytes_of(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.slow
-def test_fifty_kills_at_random_moments_change_no_bit(opened, tmp_path):
-    model, corpus = opened["llama"], corpus_of(random_texts(4, 60))
+def kill_fifty_times(place):
+    """Fork captures, kill them at random moments and go on, until fifty kills have hit."""
+    model = open_model(tiny("llama"), tokenizer=tokenizer(), device="cpu")
+    corpus = corpus_of(random_texts(4, 60))
     options = {"tokens": "all", "shard_examples": 4, **QUIET}
-    capture(model, corpus, store=tmp_path / "whole", **options)
+    capture(model, corpus, store=place / "whole", **options)
     began = time.monotonic()
-    capture(model, corpus, store=tmp_path / "timed", **options)
+    capture(model, corpus, store=place / "timed", **options)
     usual = time.monotonic() - began
-    expected = bytes_of(tmp_path / "whole")
-    assert bytes_of(tmp_path / "timed") == expected
+    expected = bytes_of(place / "whole")
+    assert bytes_of(place / "timed") == expected
     rng, kills, stores = random.Random(0), 0, 0
     while kills < 50:
         stores += 1
-        folder = tmp_path / f"killed{stores}"
+        folder = place / f"killed{stores}"
         while True:
             child = os.fork()
             if child == 0:
@@ -224,7 +225,31 @@ def test_fifty_kills_at_random_moments_change_no_bit(opened, tmp_path):
                 break
             kills += 1
         assert bytes_of(folder) == expected
-    assert stores < kills  # the kills did come in the middle
+    print(kills, stores)
+
+
+def alone(program, *arguments):
+    """What a program prints that runs in an interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+_KILLS = """
+import sys
+from pathlib import Path
+from tests.activations.test_streaming import kill_fifty_times
+kill_fifty_times(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_moments_change_no_bit(tmp_path):
+    kills, stores = map(int, alone(_KILLS, tmp_path).split())
+    assert kills >= 50 and stores < kills  # they did come in the middle
 
 
 _PEAK = """
@@ -245,11 +270,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     def peak(count):
-        done = subprocess.run(
-            [sys.executable, "-c", _PEAK, str(count), str(tmp_path / str(count))],
-            capture_output=True, text=True, cwd=ROOT, check=True,
-        )  # fmt: skip
-        return tuple(map(int, done.stdout.split()))
+        return tuple(map(int, alone(_PEAK, count, tmp_path / str(count)).split()))
 
     (few, _), (many, kept) = peak(1000), peak(10_000)
     assert many < 1.3 * few
