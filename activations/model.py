@@ -183,10 +183,8 @@ class Model:
 
     def _require_head(self) -> None:
         if not self.engine.has_head:
-            raise ModelError(
-                f"{self.name} ({type(self.hf).__name__}) has no head and so no logits; its states "
-                "can be captured."
-            )
+            kind = type(self.hf).__name__
+            raise ModelError(f"{self.name} ({kind}) has no head and so no logits, only states.")
 
     def _require_causal(self, what: str) -> None:
         if not self.is_causal:
