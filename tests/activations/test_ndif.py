@@ -7,10 +7,12 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from activations import ModelError, SiteError, open_model
+from activations import ModelError, SiteError, capture, open_model
+from corpora import Corpus
 from geometry import paired_differences
 from interventions import ablate, add
 from interventions import replace as put
@@ -112,6 +114,20 @@ def test_losses_bring_back_one_number_a_token(tmp_path, monkeypatch):
     model = open_model(folder, remote=True, api_key="secret")
     model.losses(["the cat sat on the mat .", "a dog"])
     assert fake.sent == [2 * 6]
+
+
+@pytest.mark.parametrize("rule", ["last", "mean", "all"])
+def test_a_capture_on_ndif_holds_what_one_here_holds(tmp_path, monkeypatch, rule):
+    folder = folder_of("llama", tmp_path / "m")
+    stand_in(monkeypatch, served(folder))
+    frame = pd.DataFrame({"text": TEXTS, "variety": ["a", "b"], "group": ["1", "1"]})
+    corpus = Corpus.from_frame(frame, standard="a")
+    options = {"sites": ["resid_post", "z", "result"], "tokens": rule, "progress": False}
+    there = capture(open_model(folder, remote=True, api_key="secret"), corpus, **options)
+    expected = capture(here("llama"), corpus, **options)
+    assert there.sites == expected.sites
+    for site in expected.sites:
+        np.testing.assert_allclose(there[site][:], expected[site][:], rtol=1e-4, atol=1e-5)
 
 
 def test_the_name_of_the_weights_stands_for_them(tmp_path, monkeypatch):
