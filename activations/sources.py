@@ -163,7 +163,7 @@ def read_model(
     options = {**options, "dtype": dtype, "output_loading_info": True, **placed}
     if not source.gguf:
         options["use_safetensors"] = True
-    with explained(source), quietly(source), _bar_only_if_long():
+    with explained(source, spread=bool(placed)), quietly(source), _bar_only_if_long():
         loaded, info = loader.from_pretrained(source.place, **options)
         missing = sorted(info["missing_keys"])
         if missing and all(name.startswith("pooler.") for name in missing):
@@ -252,14 +252,20 @@ def _bar_only_if_long() -> Iterator[None]:
 
 
 @contextmanager
-def explained(source: Source) -> Iterator[None]:
+def explained(source: Source, *, spread: bool = False) -> Iterator[None]:
     """Whatever the libraries raise, as one sentence."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:  # the libraries raise many kinds; the user needs one sentence
-        raise ModelError(_why(source, error)) from error
+        why = _why(source, error)
+        if spread:
+            why = (
+                f"{source.name} cannot be opened with this device_map: {first_line(error)}; check "
+                "the map, and whether it opens without one."
+            )
+        raise ModelError(why) from error
 
 
 def _why(source: Source, error: Exception) -> str:
