@@ -153,7 +153,7 @@ def first_or_none(output: Any) -> Any:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line that can stand within a sentence."""
     said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return said.rstrip(".:; ")
+    return (said[:300] + "…" if len(said) > 300 else said).rstrip(".:; ")
 
 
 def same(a: Tensor, b: Tensor) -> bool:

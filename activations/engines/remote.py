@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +47,7 @@ class Ndif:
     """Where a model is run: NDIF's address, the user's key, the name that NDIF goes by."""
 
     host: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     model_key: str
 
     @staticmethod
@@ -121,6 +122,7 @@ class RemoteEngine:
         """
         import nnsight
 
+        plain = {"use_cache": False} if "use_cache" in inputs else {}
         said = _Said.after(inputs, edits) if inputs.get("use_cache") else None
         if said is not None:
             inputs, edits = said.inputs, said.edits()
@@ -129,7 +131,9 @@ class RemoteEngine:
         visits = in_order(changes, wanted, self.order)
         served = {visit.module: self.served[visit.module] for visit in visits}
         shape = text_shape(dict(inputs))
-        sent = {k: v for k, v in inputs.items() if k not in ("use_cache", "past_key_values")}
+        sent = {
+            k: v for k, v in inputs.items() if k not in ("use_cache", "past_key_values")
+        } | plain
         halts = bool(stop and wanted)
         ends: Any = end or (_newest if said is not None else _logits)
         kept: Any = {}
@@ -137,7 +141,7 @@ class RemoteEngine:
         # What the block names is sent along with it, so it names no more than it needs.
         with (
             self._sending(),
-            self.root.trace(**sent, use_cache=False, backend=self._backend()) as tracer,
+            self.root.trace(**sent, backend=self._backend()) as tracer,
         ):
             kept = follow(served, visits, shape, output_matrix, {})
             kept = nnsight.save({name: value.detach().cpu() for name, value in kept.items()})
@@ -295,13 +299,14 @@ def _require_hosted(key: str, label: str, host: str) -> None:
             f"NDIF at {host} cannot be reached; check the network and https://nnsight.net/status, "
             "and try again."
         )
-    running = {
-        str(one.get("model_key")): str(one.get("repo_id"))
+    asked = json.loads(key.split(":", 1)[1])
+    running = [
+        (str(one.get("repo_id")), one.get("revision") or "main")
         for one in answer["deployments"].values()
         if one.get("deployment_level") in ("HOT", "WARM")
-    }
-    if key not in running:
-        names = sorted(set(running.values()))
+    ]
+    if (asked["repo_id"], asked["revision"] or "main") not in running:
+        names = sorted({name for name, _ in running})
         some = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         raise ModelError(
             f"NDIF does not run {label} at the moment; "

@@ -133,12 +133,8 @@ def stand_in(monkeypatch: Any, fake: FakeNdif, *, deployed: bool = True) -> Fake
     monkeypatch.setattr(
         huggingface_hub.HfApi, "model_info", lambda _self, name, **_: SimpleNamespace(id=HUB_ID)
     )
-    key = f'nnsight.modeling.transformers.TransformersModel:{{"repo_id": "{HUB_ID}", '
-    key += '"revision": null, "task": "text-generation"}'
-    fake.deployments = {
-        "a": {"model_key": key, "repo_id": HUB_ID, "deployment_level": "HOT"}
-        if deployed
-        else {"model_key": "other", "repo_id": "someone/else", "deployment_level": "HOT"}
-    }
+    repo = HUB_ID if deployed else "someone/else"
+    fake.deployments = {"a": {"repo_id": repo, "revision": None, "deployment_level": "HOT"}}
+    fake.deployments["b"] = {"repo_id": "someone/sleeping", "deployment_level": "COLD"}
     monkeypatch.setattr(nnsight, "status", lambda raw: {"deployments": fake.deployments})
     return fake

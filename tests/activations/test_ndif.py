@@ -137,6 +137,7 @@ def test_the_name_of_the_weights_stands_for_them(tmp_path, monkeypatch):
     assert model.digest == open_model(folder, remote=True, api_key="other").digest
     assert model.digest != here("llama").digest
     assert model.origin is not None and "secret" not in str(model.origin)
+    assert "secret" not in repr(model.engine.ndif)
 
 
 def test_only_models_that_ndif_runs_are_opened(tmp_path, monkeypatch):
