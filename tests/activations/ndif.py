@@ -29,9 +29,9 @@ class _Lacking:
 class FakeNdif:
     """Answers HTTP and the websocket; keeps what it was asked and how many numbers it sent back."""
 
-    def __init__(self, server: Any, *, error: str = "", refuses: int = 0) -> None:
+    def __init__(self, server: Any) -> None:
         self.server = server  # nnsight's model, with weights
-        self.error, self.refuses = error, refuses
+        self.error, self.refuses = "", 0
         self.headers: list[dict[str, str]] = []
         self.sent: list[int] = []
         self.answers: list[bytes] = []

@@ -32,11 +32,11 @@ def folder_of(name, folder):
     return str(folder)
 
 
-def served(folder, **options):
+def served(folder, *, task="text-generation", words=None):
     from nnsight import TransformersModel
 
-    server = TransformersModel(folder, task="text-generation", tokenizer=tokenizer(), dispatch=True)
-    return FakeNdif(server, **options)
+    words = words or tokenizer()
+    return FakeNdif(TransformersModel(folder, task=task, tokenizer=words, dispatch=True))
 
 
 @pytest.fixture(params=["llama", "gpt2", "gpt_neox", "gemma2", "bloom"])
@@ -128,6 +128,25 @@ def test_a_capture_on_ndif_holds_what_one_here_holds(tmp_path, monkeypatch, rule
     assert there.sites == expected.sites
     for site in expected.sites:
         np.testing.assert_allclose(there[site][:], expected[site][:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*nnsight already serves")
+@pytest.mark.parametrize("head", [True, False])
+def test_an_encoder_on_ndif_is_read_like_one_here(tmp_path, monkeypatch, head):
+    words, folder = tokenizer(), str(tmp_path / "m")
+    words.mask_token = "<unk>"
+    plain = make("bert") if head else make("bert").bert
+    plain.save_pretrained(folder)
+    words.save_pretrained(folder)
+    task = "fill-mask" if head else "feature-extraction"
+    stand_in(monkeypatch, served(folder, task=task, words=words))
+    model = open_model(folder, remote=True, api_key="secret")
+    with torch.no_grad():
+        hidden = plain(IDS, output_hidden_states=True).hidden_states
+    got = model.activations(IDS, None, model.resolve_sites(["embed", "resid_post"]))
+    for states, expected in zip(got.values(), hidden, strict=True):
+        torch.testing.assert_close(states, expected, **TOLERANCE)
+    assert not model.is_causal and model.engine.has_head == head
 
 
 def test_the_name_of_the_weights_stands_for_them(tmp_path, monkeypatch):
