@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +26,9 @@ def run_on_ray(
     if begun:
         _connect(ray, workers, task)
     try:
-        gpus = 1 if any(d.startswith("cuda") for d in _devices(workers, task)) else 0
         compute = ray.remote(
-            num_cpus=task.threads if not gpus else 1,
-            num_gpus=gpus,
+            num_cpus=1 if task.gpus else task.threads,
+            num_gpus=task.gpus,
             max_retries=MOST_LOSSES - 1,
             max_calls=0,  # a worker keeps its model from shard to shard
         )(_compute)
@@ -39,7 +37,8 @@ def run_on_ray(
         while todo or running:
             while todo and len(running) < workers.count:
                 shard = todo.pop(0)
-                device = "cuda" if gpus else (workers.devices or ("",))[0]
+                # Ray shows a worker the GPUs that it was given, and no others.
+                device = "cuda" if workers.devices and task.gpus else ""
                 running[compute.remote(told, shard, device)] = shard
             ready, _ = ray.wait(list(running), num_returns=1)
             for reference in ready:
@@ -53,10 +52,6 @@ def run_on_ray(
 
 def _compute(task: Task, shard: int, device: str) -> None:
     task.compute(shard, device)
-
-
-def _devices(workers: Workers, task: Task) -> tuple[str, ...]:
-    return workers.devices or (json.loads(task.origin)["device"],)
 
 
 def _ray() -> Any:

@@ -39,7 +39,7 @@ class Workers:
         engine: `process` on this machine, or `ray` (the extra `cluster`) on any number of them,
             which need the same packages, the model under the same name and the same file system.
         devices: given to the processes in turn, as ("cuda:0", "cuda:1"); the model's own if empty.
-            On Ray a worker on a GPU takes a whole one.
+            On Ray a worker on a GPU takes a whole one, or as many as the model is spread over.
         threads: of each process; as many as this one has if 0. The number decides how sums are
             rounded: with the same number, the store is bit-identical to one process's.
         address: of a running Ray cluster; a local one is started if empty.
@@ -73,6 +73,12 @@ class Workers:
                 "Workers open the model by its name, and this one was given as a module: save it "
                 "to a folder and open that, or capture without workers."
             )
+        spread = model.origin.get("device_map") or model.origin.get("remote")
+        if spread and self.devices:
+            raise CaptureError(
+                "The model is spread over devices or run by NDIF, so its workers cannot be given "
+                "devices; leave `devices` out."
+            )
         task = Task(
             origin=json.dumps(model.origin),
             digest=model.digest,
@@ -81,6 +87,7 @@ class Workers:
             capture=capture,
             tuning=tuning,
             threads=self.threads or torch.get_num_threads(),
+            gpus=_gpus(model) or int(any(d.startswith("cuda") for d in self.devices)),
         )
         if self.engine == "ray":
             from activations.ray_workers import run_on_ray
@@ -92,7 +99,9 @@ class Workers:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a worker is told, once, before it is given shards; `origin` opens the model, in JSON."""
+    """What a worker is told, once, before it is given shards; `origin` opens the model, in JSON,
+    which takes `gpus` GPUs.
+    """
 
     origin: str
     digest: str
@@ -101,6 +110,7 @@ class Task:
     capture: str
     tuning: Tuning
     threads: int
+    gpus: int
 
     def compute(self, shard: int, device: str = "") -> None:
         """Compute and write one shard, in the process that calls."""
@@ -128,6 +138,13 @@ def _opened(origin: str, device: str) -> Model:
     if device:
         options["device"] = device
     return open_model(options.pop("model"), **options)
+
+
+def _gpus(model: Model) -> int:
+    """How many GPUs the model lies on."""
+    if model.device.type == "meta":
+        return 0
+    return len({p.device for p in model.hf.parameters() if p.device.type == "cuda"})
 
 
 def _keep(folder: Path, number: int, states: Mapping[str, torch.Tensor], capture: str) -> None:

@@ -84,11 +84,11 @@ def test_two_rules_of_one_name_do_not_share_a_store(model, tmp_path):
         return [1]
 
     capture(model, corpus_with(), tokens=first, store=tmp_path, **QUIET)
-    with pytest.raises(StoreError, match="other tokens"):
+    with pytest.raises(StoreError, match="other positions"):
         capture(model, corpus_with(), tokens=rule, store=tmp_path, **QUIET)
     spans = corpus_with(["big red", "dog ran", "bird"])
     capture(model, corpus_with(), tokens="mean:focus", store=tmp_path / "mean", **QUIET)
-    with pytest.raises(StoreError, match="other positions"):
+    with pytest.raises(StoreError, match="other texts"):
         capture(model, spans, tokens="mean:focus", store=tmp_path / "mean", **QUIET)
 
 

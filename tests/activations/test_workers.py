@@ -116,12 +116,16 @@ def test_a_workers_own_error_reaches_the_user(alone, tmp_path, folder):
         capture(model, alone[1], store=tmp_path / "s", workers=Workers(1), **OPTIONS)
 
 
-def test_workers_need_a_name_and_a_store(alone, tmp_path):
+def test_workers_need_a_name_and_a_store(alone, folder, tmp_path):
     model, corpus, _ = alone
     with pytest.raises(CaptureError, match="name one with `store`"):
         capture(model, corpus, workers=Workers(2), **OPTIONS)
     module = open_model(tiny("gpt2"), tokenizer=tokenizer(), device="cpu")
     with pytest.raises(CaptureError, match="save it to a folder"):
         capture(module, corpus, workers=Workers(2), store=tmp_path / "a", **OPTIONS)
+    spread = open_model(str(folder), device_map={"": "cpu"})
+    crew = Workers(2, devices=("cpu",))
+    with pytest.raises(CaptureError, match="leave `devices` out"):
+        capture(spread, corpus, workers=crew, store=tmp_path / "c", **OPTIONS)
     with pytest.raises(CaptureError, match="0 workers can do nothing"):
         capture(model, corpus, workers=Workers(0), store=tmp_path / "b", **OPTIONS)
