@@ -164,16 +164,12 @@ def _to_disk(
                 model,
                 job,
                 todo,
-                lambda number, states: _keep(folder, number, states, manifest["capture"]),
+                lambda k, states: write_shard(folder, k, states, capture=manifest["capture"]),
                 tuning=tuning,
                 advance=bar.update,
             )
     finish(folder, manifest)
     return ActivationStore.open(folder)
-
-
-def _keep(folder: Path, number: int, states: dict[str, Tensor], capture: str) -> None:
-    write_shard(folder, number, states, capture=capture)
 
 
 def _bar(job: Job, todo: Sequence[int], progress: bool) -> tqdm:

@@ -27,7 +27,7 @@ from activations.places import Site
 if TYPE_CHECKING:
     from activations.model import Model
 
-Deliver = Callable[[int, dict[str, Tensor]], None]
+Deliver = Callable[[int, dict[str, Tensor]], object]
 """Takes a finished shard, its number and for each site `[rows, *row]`; called in another thread."""
 
 _BUFFERS = 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import Connection, wait
@@ -125,7 +125,7 @@ class Task:
             model,
             self.job,
             [shard],
-            lambda k, states: _keep(self.folder, k, states, self.capture),
+            lambda k, states: write_shard(self.folder, k, states, capture=self.capture),
             tuning=self.tuning,
         )
 
@@ -145,10 +145,6 @@ def _gpus(model: Model) -> int:
     if model.device.type == "meta":
         return 0
     return len({p.device for p in model.hf.parameters() if p.device.type == "cuda"})
-
-
-def _keep(folder: Path, number: int, states: Mapping[str, torch.Tensor], capture: str) -> None:
-    write_shard(folder, number, states, capture=capture)
 
 
 class _Process:
