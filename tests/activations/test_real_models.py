@@ -20,8 +20,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module", params=["stories260k", "glassllm_en"])
-def folder(request, data_folder):
-    place = data_folder / request.param
+def folder(request, data_dir):
+    place = data_dir / request.param
     if not (place / "config.json").is_file():
         pytest.skip(f"{request.param} is not in ISOGLOSS_DATA")
     return place
