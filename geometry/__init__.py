@@ -10,6 +10,14 @@ egyptian.overlap(gulf), haar_overlap(egyptian.d, 4, 4)
 from __future__ import annotations
 
 from geometry.angles import containment, overlap, principal_angles
+from geometry.discriminant import linear_discriminants, mean_differences, probe_weights
+from geometry.distances import (
+    angle_matrix,
+    containment_matrix,
+    distance_matrix,
+    overlap_matrix,
+    subspace_distance,
+)
 from geometry.errors import GeometryError
 from geometry.estimation import mean_difference, paired_differences, random_subspace
 from geometry.nulls import (
@@ -26,11 +34,19 @@ __all__ = [
     "Subspace",
     "GeometryError",
     "mean_difference",
+    "mean_differences",
     "paired_differences",
+    "linear_discriminants",
+    "probe_weights",
     "random_subspace",
     "principal_angles",
     "overlap",
     "containment",
+    "subspace_distance",
+    "distance_matrix",
+    "angle_matrix",
+    "overlap_matrix",
+    "containment_matrix",
     "haar_overlap",
     "haar_overlap_sample",
     "covariance_overlap_sample",
