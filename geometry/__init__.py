@@ -10,7 +10,6 @@ egyptian.overlap(gulf), haar_overlap(egyptian.d, 4, 4)
 from __future__ import annotations
 
 from geometry.angles import containment, overlap, principal_angles
-from geometry.discriminant import linear_discriminants, mean_differences, probe_weights
 from geometry.distances import (
     angle_matrix,
     containment_matrix,
@@ -20,6 +19,7 @@ from geometry.distances import (
 )
 from geometry.errors import GeometryError
 from geometry.estimation import mean_difference, paired_differences, random_subspace
+from geometry.karcher import KarcherMean, ProjectorMean, karcher_mean, projector_mean
 from geometry.nulls import (
     CosineNull,
     HaarMoments,
@@ -34,10 +34,7 @@ __all__ = [
     "Subspace",
     "GeometryError",
     "mean_difference",
-    "mean_differences",
     "paired_differences",
-    "linear_discriminants",
-    "probe_weights",
     "random_subspace",
     "principal_angles",
     "overlap",
@@ -47,6 +44,10 @@ __all__ = [
     "angle_matrix",
     "overlap_matrix",
     "containment_matrix",
+    "karcher_mean",
+    "projector_mean",
+    "KarcherMean",
+    "ProjectorMean",
     "haar_overlap",
     "haar_overlap_sample",
     "covariance_overlap_sample",
