@@ -17,6 +17,7 @@ from geometry.distances import (
     overlap_matrix,
     subspace_distance,
 )
+from geometry.discriminant import linear_discriminants, mean_differences, probe_weights
 from geometry.errors import GeometryError
 from geometry.estimation import mean_difference, paired_differences, random_subspace
 from geometry.karcher import KarcherMean, ProjectorMean, karcher_mean, projector_mean
@@ -34,7 +35,10 @@ __all__ = [
     "Subspace",
     "GeometryError",
     "mean_difference",
+    "mean_differences",
     "paired_differences",
+    "linear_discriminants",
+    "probe_weights",
     "random_subspace",
     "principal_angles",
     "overlap",

@@ -48,6 +48,7 @@ def mean_difference(
         site=site,
         provenance={
             "method": "mean_difference",
+            "whitened": False,
             "mean": mean,
             "n_positive": len(high),
             "n_negative": len(low),
@@ -90,7 +91,7 @@ def paired_differences(x: ArrayLike, reference: ArrayLike, *, k: int, site: str 
         other.mean(axis=0),
         values[:k] / np.sqrt(n),
         site=site,
-        provenance={"method": "paired_differences", "n": n, "k": k},
+        provenance={"method": "paired_differences", "whitened": False, "n": n, "k": k},
     )
 
 
