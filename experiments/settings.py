@@ -28,6 +28,7 @@ class Settings(BaseModel):
     sites: list[str] = Field(default=["resid_post"], min_length=1)
     layers: list[int] = []
     tokens: Literal["last", "mean"] = "last"
+    engine: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
     seed: int = Field(default=0, ge=0)

@@ -27,7 +27,8 @@ class Bench:
 
     def states(self, site: str) -> Float[np.ndarray, "rows d"]:
         if self._cached is None or self._cached[0] != site:
-            self._cached = (site, np.asarray(self.store[site], dtype=np.float64))
+            kept = np.asarray(self.store[site], dtype=np.float64)
+            self._cached = (site, kept.reshape(len(kept), -1))  # heads side by side
         return self._cached[1]
 
     @property
@@ -45,14 +46,24 @@ def choose_sites(model: Model, settings: CompareSettings) -> list[str]:
 
 
 def open_checked(settings: CompareSettings) -> Model:
-    """Open the model and check that the sites asked for are residual-sized and exist."""
+    """Open the model and check that it and the sites asked for can be compared at all."""
     model = open_model(
         settings.model,
+        engine=settings.engine,
         device=settings.device,
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
     )
-    choose_sites(model, settings)
+    if not model.is_causal or not model.engine.has_head:
+        raise ConfigError(
+            f"{settings.model} gives no next-token predictions, which the comparison measures; "
+            "give a decoder. isogloss capture keeps the states of any model."
+        )
+    for site in choose_sites(model, settings):
+        if model.site(site).axis != 1:
+            raise ConfigError(
+                f"Site {site} has no single vector a token; choose one like resid_post."
+            )
     return model
 
 
@@ -76,11 +87,6 @@ def set_up(settings: CompareSettings, inputs: Inputs, model: Model, *, progress:
         store=store_path(settings, inputs, model, sites),
         progress=progress,
     )
-    for site in sites:
-        if len(store[site].shape) != 2:
-            raise ConfigError(
-                f"Site {site} has no single vector a token; choose one like resid_post."
-            )
     return Bench(settings, inputs, model, sites, store)
 
 
