@@ -18,6 +18,7 @@ from geometry.distances import (
     subspace_distance,
 )
 from geometry.discriminant import linear_discriminants, mean_differences, probe_weights
+from geometry.erasure import LeaceEraser, LeaceFitter, NullspaceResult, iterated_nullspace
 from geometry.errors import GeometryError
 from geometry.estimation import mean_difference, paired_differences, random_subspace
 from geometry.karcher import KarcherMean, ProjectorMean, karcher_mean, projector_mean
@@ -39,6 +40,10 @@ __all__ = [
     "paired_differences",
     "linear_discriminants",
     "probe_weights",
+    "LeaceEraser",
+    "LeaceFitter",
+    "iterated_nullspace",
+    "NullspaceResult",
     "random_subspace",
     "principal_angles",
     "overlap",
