@@ -10,6 +10,7 @@ egyptian.overlap(gulf), haar_overlap(egyptian.d, 4, 4)
 from __future__ import annotations
 
 from geometry.angles import containment, overlap, principal_angles
+from geometry.discriminant import linear_discriminants, mean_differences, probe_weights
 from geometry.distances import (
     angle_matrix,
     containment_matrix,
@@ -17,10 +18,10 @@ from geometry.distances import (
     overlap_matrix,
     subspace_distance,
 )
-from geometry.discriminant import linear_discriminants, mean_differences, probe_weights
 from geometry.erasure import LeaceEraser, LeaceFitter, NullspaceResult, iterated_nullspace
 from geometry.errors import GeometryError
 from geometry.estimation import mean_difference, paired_differences, random_subspace
+from geometry.joint import JointSubspaces, joint_null, joint_subspaces
 from geometry.karcher import KarcherMean, ProjectorMean, karcher_mean, projector_mean
 from geometry.nulls import (
     CosineNull,
@@ -31,6 +32,16 @@ from geometry.nulls import (
     haar_overlap_sample,
 )
 from geometry.subspace import Subspace
+from geometry.tree import (
+    CladeComparison,
+    VarietyTree,
+    clade_support,
+    clades,
+    compare_clades,
+    compare_distances,
+    nested_distances,
+    variety_tree,
+)
 
 __all__ = [
     "Subspace",
@@ -57,6 +68,17 @@ __all__ = [
     "projector_mean",
     "KarcherMean",
     "ProjectorMean",
+    "joint_subspaces",
+    "joint_null",
+    "JointSubspaces",
+    "variety_tree",
+    "clades",
+    "compare_clades",
+    "nested_distances",
+    "compare_distances",
+    "clade_support",
+    "VarietyTree",
+    "CladeComparison",
     "haar_overlap",
     "haar_overlap_sample",
     "covariance_overlap_sample",
