@@ -10,6 +10,7 @@ egyptian.overlap(gulf), haar_overlap(egyptian.d, 4, 4)
 from __future__ import annotations
 
 from geometry.angles import containment, overlap, principal_angles
+from geometry.cca import canonical_correlations, cca_similarity, pwcca, svcca
 from geometry.discriminant import linear_discriminants, mean_differences, probe_weights
 from geometry.distances import (
     angle_matrix,
@@ -30,6 +31,15 @@ from geometry.nulls import (
     covariance_overlap_sample,
     haar_overlap,
     haar_overlap_sample,
+)
+from geometry.similarity import (
+    cka_matrix,
+    debiased_cka,
+    dissimilarities,
+    linear_cka,
+    procrustes_angle,
+    procrustes_distance,
+    rsa,
 )
 from geometry.subspace import Subspace
 from geometry.tree import (
@@ -79,6 +89,17 @@ __all__ = [
     "clade_support",
     "VarietyTree",
     "CladeComparison",
+    "linear_cka",
+    "debiased_cka",
+    "cka_matrix",
+    "canonical_correlations",
+    "cca_similarity",
+    "svcca",
+    "pwcca",
+    "dissimilarities",
+    "rsa",
+    "procrustes_distance",
+    "procrustes_angle",
     "haar_overlap",
     "haar_overlap_sample",
     "covariance_overlap_sample",
