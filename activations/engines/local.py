@@ -86,8 +86,11 @@ class LocalEngine:
         attach_change = attach if attach is _attach_plain else self._attach_change
         shape = tuple(inputs["input_ids"].shape)
 
+        made = {site.name for site, _ in changed if site.project}  # steps of this pass, if no other
+
         def keep(site: Site, read: Read, states: Tensor) -> None:
-            got[site.name] = site.finish(read(states), self.hf)
+            kept = read(states)
+            got[site.name] = kept if site.name in made else site.finish(kept, self.hf)
             if stop and len(got) == len(wanted):
                 raise _Stop
 
@@ -97,7 +100,8 @@ class LocalEngine:
                 held.enter_context(attach_change(root, site, change, shape))
             for site, read in wanted:
                 function = lambda x, site=site, read=read: keep(site, read, x)  # noqa: E731
-                held.enter_context(attach(root, site, function, shape))
+                attach_read = self._attach_change if site.name in made else attach
+                held.enter_context(attach_read(root, site, function, shape))
             with suppress(_Stop):
                 output = root(**inputs)
         return output, got
@@ -124,7 +128,7 @@ class LocalEngine:
         """See `Engine.digest`."""
         return weights_digest(self.hf)
 
-    def _attach_change(self, root: Any, site: Site, function: Change, shape: Any) -> Any:
+    def _attach_change(self, root: Any, site: Site, function: Any, shape: Any) -> Any:
         if not site.project:
             return self._attach_bridge(root, site, function, shape)
         return self._attach_result(site, function)
@@ -137,7 +141,7 @@ class LocalEngine:
             yield
 
     @contextmanager
-    def _attach_result(self, site: Site, function: Change) -> Iterator[None]:
+    def _attach_result(self, site: Site, function: Any) -> Iterator[None]:
         """What each head writes is no step of the usual pass; the bridge makes it one if told."""
         try:
             self.bridge.set_use_attn_result(True)

@@ -114,6 +114,33 @@ def test_an_edit_of_the_plain_model_equals_the_same_edit_through_the_bridge(open
         torch.testing.assert_close(changed, through, rtol=1e-4, atol=1e-4)
 
 
+def test_an_edit_of_what_heads_write_is_seen_there_and_added_to_the_stream(opened):
+    name, model, _ = opened
+    site, stream = "blocks.0.attn.hook_result", "blocks.0.attn.o.hook_out"
+
+    class Silence:
+        name, sites = "silence", [site]
+
+        def __call__(self, x, site, positions):
+            return torch.cat([torch.zeros_like(x[..., :1, :]), x[..., 1:, :]], dim=-2)
+
+    before = model.activations(IDS, None, [site, stream])
+    if name in ("opt", "bert"):
+        with model.edited(Silence()), pytest.raises(SiteError, match=r"edit attn\.hook_z instead"):
+            model.activations(IDS, None, [site])
+        return
+    end = "blocks.0.hook_attn_out" if name == "gpt_neox" else "blocks.1.hook_resid_pre"
+    plain = model.activations(IDS, None, [end])[end]
+    with model.edited(Silence()):
+        edited = model.activations(IDS, None, [site, end])
+    assert not edited[site][..., 0, :].any()
+    torch.testing.assert_close(edited[site][..., 1:, :], before[site][..., 1:, :])
+    assert (edited[end] - plain).abs().max() > 1e-3
+    if name == "gpt_neox":  # nothing else is added there
+        lost = before[site][..., 0, :]
+        torch.testing.assert_close(edited[end], plain - lost, rtol=1e-4, atol=1e-5)
+
+
 def test_the_model_that_was_given_keeps_its_modules_and_its_attention():
     plain = make("llama")
     before = [(path, type(module)) for path, module in plain.named_modules()]
