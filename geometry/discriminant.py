@@ -67,9 +67,15 @@ def linear_discriminants(
     Raises:
         GeometryError: as `within_covariance` and its `solve`, or means that coincide.
     """
+    return discriminants_of(within_covariance(x, labels, shrinkage=shrinkage), kind=kind, site=site)
+
+
+def discriminants_of(
+    within: WithinCovariance, *, kind: Kind = "readout", site: str = ""
+) -> Subspace:
+    """`linear_discriminants` of a covariance that is at hand."""
     if kind not in ("readout", "pattern"):
         raise GeometryError(f"kind is {kind!r}; it must be 'readout' or 'pattern'.")
-    within = within_covariance(x, labels, shrinkage=shrinkage)
     spread, centre = between(within)
     solved = within.solve(spread)
     kappa, mixing = np.linalg.eigh(spread.T @ solved)

@@ -9,13 +9,18 @@ probe_frame(results)
 from __future__ import annotations
 
 from probes.controls import control_labels, text_baseline
+from probes.discriminant import LDAProbe
 from probes.errors import ProbeError
 from probes.linear import LinearProbe
+from probes.means import DifferenceInMeansProbe, MassMeanProbe
 from probes.splits import check_no_leak, grouped_folds
 from probes.sweep import ProbeResult, probe_frame, probe_site, probe_sites
 
 __all__ = [
     "LinearProbe",
+    "LDAProbe",
+    "DifferenceInMeansProbe",
+    "MassMeanProbe",
     "ProbeError",
     "ProbeResult",
     "probe_site",

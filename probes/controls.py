@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from evidence import Estimate, balanced_accuracy_interval
 from probes.checks import codes, names
 from probes.errors import ProbeError
+from probes.readout import scales
 from probes.splits import Fold, grouped_folds
 
 
@@ -98,8 +99,7 @@ def ridge_reader(x: np.ndarray[Any, Any], folds: Sequence[Fold]) -> np.ndarray[A
     reader = np.zeros((n, n))
     for train, test in folds:
         centre = x[train].mean(axis=0)
-        spread = x[train].std(axis=0)
-        spread = np.where(spread <= 1e-12 * np.abs(x[train]).max(axis=0), 1.0, spread)
+        spread = scales(x[train])
         own, other = (x[train] - centre) / spread, (x[test] - centre) / spread
         gram = own @ own.T
         m = len(train)
