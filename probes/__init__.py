@@ -13,11 +13,16 @@ from probes.discriminant import LDAProbe
 from probes.errors import ProbeError
 from probes.linear import LinearProbe
 from probes.means import DifferenceInMeansProbe, MassMeanProbe
+from probes.ridge import RidgeLabelings, RidgePath, RidgeProbe, ridge_labelings
 from probes.splits import check_no_leak, grouped_folds
 from probes.sweep import ProbeResult, probe_frame, probe_site, probe_sites
 
 __all__ = [
     "LinearProbe",
+    "RidgeProbe",
+    "RidgePath",
+    "ridge_labelings",
+    "RidgeLabelings",
     "LDAProbe",
     "DifferenceInMeansProbe",
     "MassMeanProbe",
