@@ -32,6 +32,23 @@ from geometry.nulls import (
     haar_overlap,
     haar_overlap_sample,
 )
+from geometry.retrieval import (
+    ParallelCosine,
+    Retrieval,
+    all_but_the_top,
+    parallel_cosine,
+    retrieve,
+)
+from geometry.shape import (
+    Separability,
+    anisotropy,
+    effective_rank,
+    fisher_ratio,
+    mle_dimension,
+    participation_ratio,
+    trace_ratio,
+    two_nn,
+)
 from geometry.similarity import (
     cka_matrix,
     debiased_cka,
@@ -100,6 +117,19 @@ __all__ = [
     "rsa",
     "procrustes_distance",
     "procrustes_angle",
+    "retrieve",
+    "Retrieval",
+    "parallel_cosine",
+    "ParallelCosine",
+    "all_but_the_top",
+    "effective_rank",
+    "participation_ratio",
+    "two_nn",
+    "mle_dimension",
+    "anisotropy",
+    "trace_ratio",
+    "fisher_ratio",
+    "Separability",
     "haar_overlap",
     "haar_overlap_sample",
     "covariance_overlap_sample",
