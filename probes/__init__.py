@@ -16,6 +16,7 @@ from probes.means import DifferenceInMeansProbe, MassMeanProbe
 from probes.ridge import RidgeLabelings, RidgePath, RidgeProbe, ridge_labelings
 from probes.splits import check_no_leak, grouped_folds
 from probes.sweep import ProbeResult, probe_frame, probe_site, probe_sites
+from probes.variational import ManyFits, Predictive, VariationalProbe, fit_many
 
 __all__ = [
     "LinearProbe",
@@ -35,4 +36,8 @@ __all__ = [
     "check_no_leak",
     "control_labels",
     "text_baseline",
+    "VariationalProbe",
+    "Predictive",
+    "fit_many",
+    "ManyFits",
 ]
