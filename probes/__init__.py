@@ -13,6 +13,7 @@ from probes.discriminant import LDAProbe
 from probes.errors import ProbeError
 from probes.linear import LinearProbe
 from probes.means import DifferenceInMeansProbe, MassMeanProbe
+from probes.nested import LinearProbeCV, NestedResult, nested_probe
 from probes.ridge import RidgeLabelings, RidgePath, RidgeProbe, ridge_labelings
 from probes.splits import check_no_leak, grouped_folds
 from probes.sweep import ProbeResult, probe_frame, probe_site, probe_sites
@@ -20,6 +21,9 @@ from probes.variational import ManyFits, Predictive, VariationalProbe, fit_many
 
 __all__ = [
     "LinearProbe",
+    "LinearProbeCV",
+    "nested_probe",
+    "NestedResult",
     "RidgeProbe",
     "RidgePath",
     "ridge_labelings",
