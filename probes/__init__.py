@@ -8,6 +8,7 @@ probe_frame(results)
 
 from __future__ import annotations
 
+from probes.contrast import ContrastProbe, ContrastScores
 from probes.controls import control_labels, text_baseline
 from probes.discriminant import LDAProbe
 from probes.errors import ProbeError
@@ -31,6 +32,8 @@ __all__ = [
     "LDAProbe",
     "DifferenceInMeansProbe",
     "MassMeanProbe",
+    "ContrastProbe",
+    "ContrastScores",
     "ProbeError",
     "ProbeResult",
     "probe_site",
