@@ -15,6 +15,7 @@ from probes.errors import ProbeError
 from probes.linear import LinearProbe
 from probes.means import DifferenceInMeansProbe, MassMeanProbe
 from probes.nested import LinearProbeCV, NestedResult, nested_probe
+from probes.online import Lag, OnlineVariationalProbe, tracking_lag
 from probes.ridge import RidgeLabelings, RidgePath, RidgeProbe, ridge_labelings
 from probes.splits import check_no_leak, grouped_folds
 from probes.sweep import ProbeResult, probe_frame, probe_site, probe_sites
@@ -47,4 +48,7 @@ __all__ = [
     "Predictive",
     "fit_many",
     "ManyFits",
+    "OnlineVariationalProbe",
+    "Lag",
+    "tracking_lag",
 ]
