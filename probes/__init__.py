@@ -8,6 +8,7 @@ probe_frame(results)
 
 from __future__ import annotations
 
+from probes.calibration import brier_score, expected_calibration_error, log_loss, reliability_curve
 from probes.contrast import ContrastProbe, ContrastScores
 from probes.controls import control_labels, text_baseline
 from probes.discriminant import LDAProbe
@@ -51,4 +52,8 @@ __all__ = [
     "OnlineVariationalProbe",
     "Lag",
     "tracking_lag",
+    "reliability_curve",
+    "expected_calibration_error",
+    "brier_score",
+    "log_loss",
 ]
