@@ -199,7 +199,7 @@ def lengths_of(kind: str, texts: int) -> np.ndarray | None:
     if not file.is_file():
         return None
     words = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").strip().split("\n"):
         record = json.loads(line)
         words += [len(v.split()) for v in record.values() if isinstance(v, str) and " " in v]
     real = np.clip((1.3 * np.array(words)).astype(int), 4, 512)
