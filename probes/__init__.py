@@ -9,6 +9,7 @@ probe_frame(results)
 from __future__ import annotations
 
 from probes.calibration import brier_score, expected_calibration_error, log_loss, reliability_curve
+from probes.codelength import CodeLength, prequential_code, variational_code
 from probes.contrast import ContrastProbe, ContrastScores
 from probes.controls import control_labels, text_baseline
 from probes.discriminant import LDAProbe
@@ -56,4 +57,7 @@ __all__ = [
     "expected_calibration_error",
     "brier_score",
     "log_loss",
+    "CodeLength",
+    "prequential_code",
+    "variational_code",
 ]
