@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from evidence import Estimate, balanced_accuracy_interval
 from probes.checks import codes, names
 from probes.errors import ProbeError
+from probes.precision import double
 from probes.readout import scales
 from probes.splits import Fold, grouped_folds
 
@@ -133,21 +134,10 @@ def reader_accuracies(
         return jnp.mean((wanted * right[:, None]).sum(axis=0) / wanted.sum(axis=0))
 
     batched = jax.jit(jax.vmap(score, in_axes=(None, 0)))
-    with _double():
+    with double():
         weights = jnp.asarray(reader)
         parts = [
             np.asarray(batched(weights, jnp.asarray(labelings[start : start + 256])))
             for start in range(0, len(labelings), 256)
         ]
     return np.concatenate(parts)
-
-
-def _double() -> Any:
-    """A context in which JAX computes in f64, under whichever name this version has it."""
-    import jax
-
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax import experimental
-
-    return getattr(experimental, "enable_x64")()  # noqa: B009 (newer versions lack the name)

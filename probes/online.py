@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from geometry import Subspace, principal_angles
 from probes.checks import states
-from probes.controls import _double as double
 from probes.errors import ProbeError
+from probes.precision import double
 from probes.variational import INTERCEPT, READING_DRAWS, contrasts
 
 

@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from geometry import Subspace
 from probes.checks import codes, states
-from probes.controls import _double as double
 from probes.errors import ProbeError
+from probes.precision import double
 
 READING_DRAWS = 512
 INTERCEPT = 1e-2
