@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Reading:
     positions: list[np.ndarray]
     pooled: bool
 
-    @property
+    @cached_property  # asked for once and more for each shard
     def rows(self) -> np.ndarray:
         """How many rows each text has, `[texts]`."""
         if self.pooled:
