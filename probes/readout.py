@@ -62,14 +62,7 @@ class LinearReadout(ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
     def _checked(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-        """States `[n, d]` in f64 and class numbers `[n]`; sets `classes_`."""
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
-        check_classification_targets(y)
-        self.classes_, code = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ProbeError(
-                f"All rows have one class, {str(self.classes_[0])!r}; a probe needs at least two."
-            )
+        X, code, self.classes_ = labelled(self, X, y)
         return X, code
 
     def _set(self, weights: np.ndarray, levels: np.ndarray, center: np.ndarray) -> None:
@@ -90,6 +83,22 @@ class ProbabilisticReadout(LinearReadout):
             logits = np.stack([np.zeros_like(logits), logits], axis=1)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
+
+
+def labelled(probe: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a probe is fitted to: states `[n, d]` in f64, class numbers `[n]`, and the classes.
+
+    Raises:
+        ValueError: values that are not finite, or one class only.
+    """
+    X, y = validate_data(probe, X, y, dtype=np.float64, ensure_min_samples=2)
+    check_classification_targets(y)
+    classes, code = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ProbeError(
+            f"All rows have one class, {str(classes[0])!r}; a probe needs at least two."
+        )
+    return X, code, classes
 
 
 def scales(X: np.ndarray) -> np.ndarray:

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from geometry import Subspace
 from probes.checks import codes, states
 from probes.errors import ProbeError
 from probes.precision import double
+from probes.readout import labelled
 
 READING_DRAWS = 512
 INTERCEPT = 1e-2
@@ -86,13 +86,7 @@ class VariationalProbe(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: values that are not finite, one class only, or a precision of 0 or less.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
-        check_classification_targets(y)
-        self.classes_, code = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ProbeError(
-                f"All rows have one class, {str(self.classes_[0])!r}; a probe needs at least two."
-            )
+        X, code, self.classes_ = labelled(self, X, y)
         self._take(X, code, self._precisions(X.shape[1]))
         return self
 
