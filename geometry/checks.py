@@ -78,3 +78,21 @@ def count(value: Any, *, name: str, most: int | None = None) -> int:
     if most is not None and value > most:
         raise GeometryError(f"{name} is {value}, but at most {most} fit here; lower it.")
     return int(value)
+
+
+def spread(spectrum: ArrayLike, *, d: int, k: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Square roots of the eigenvalues of a covariance that are not zero up to rounding.
+
+    Raises:
+        GeometryError: numbers that are not finite, negative ones, or fewer than `k` to draw from.
+    """
+    values = finite(spectrum, name="spectrum", ndim=1)
+    if (values < -1e-6 * np.abs(values).max()).any():
+        raise GeometryError("spectrum has negative numbers; pass eigenvalues of a covariance.")
+    kept = np.sqrt(values[values > d * np.finfo(np.float64).eps * values.max()])
+    if len(kept) < k:
+        raise GeometryError(
+            f"spectrum has rank {len(kept)}, so no {k} dimensions can be drawn from it; lower k, "
+            "or take it from more rows."
+        )
+    return kept

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from geometry.checks import count, finite, orthonormalised
+from geometry.checks import count, finite, orthonormalised, spread
 from geometry.errors import GeometryError
 
 
@@ -140,28 +140,18 @@ def joint_null(
     d = count(d, name="d")
     sizes = [count(k, name="k", most=d) for k in sizes]
     draws = count(draws, name="draws")
-    spread = None
-    if spectrum is not None:
-        values = finite(spectrum, name="spectrum", ndim=1)
-        if (values < -1e-6 * np.abs(values).max()).any():
-            raise GeometryError("spectrum has negative numbers; pass eigenvalues of a covariance.")
-        spread = np.sqrt(values[values > d * np.finfo(np.float64).eps * values.max()])
-        if len(spread) < max(sizes):
-            raise GeometryError(
-                f"spectrum has rank {len(spread)}, so no {max(sizes)} dimensions can be drawn from "
-                "it; lower k, or take it from more rows."
-            )
+    roots = None if spectrum is None else spread(spectrum, d=d, k=max(sizes))
     rng = np.random.default_rng(seed)
     total, ends = sum(sizes), np.cumsum(sizes)
     largest = np.empty(draws)
     for i in range(draws):
-        if spread is None and d >= total:
+        if roots is None and d >= total:
             factor = np.tril(rng.standard_normal((total, total)), -1)
             np.fill_diagonal(factor, np.sqrt(rng.chisquare(d - np.arange(total))))
             products = factor @ factor.T
         else:
-            columns = rng.standard_normal((d if spread is None else len(spread), total))
-            columns = columns if spread is None else spread[:, None] * columns
+            columns = rng.standard_normal((d if roots is None else len(roots), total))
+            columns = columns if roots is None else roots[:, None] * columns
             products = columns.T @ columns
         # Orthonormalise each block: L⁻¹ W L⁻ᵀ with L the block-diagonal Cholesky factor.
         whitener = np.zeros((total, total))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.stats import beta
 
-from geometry.checks import count, finite
+from geometry.checks import count, finite, spread
 from geometry.errors import GeometryError
 
 _CELLS = 4_000_000  # numbers drawn at once, 32 MB
@@ -108,6 +108,31 @@ def covariance_overlap_sample(
         two = np.linalg.qr(spread * rng.standard_normal((size, len(kept), k2)))[0]
         parts.append(np.sum((one.transpose(0, 2, 1) @ two) ** 2, axis=(1, 2)))
     return np.clip(np.concatenate(parts) / min(k1, k2), 0.0, 1.0)
+
+
+def angle_sample(
+    d: int, k1: int, k2: int, *, spectrum: ArrayLike | None = None, draws: int, seed: int
+) -> Float[np.ndarray, "draws min_k"]:
+    """Principal angles in radians of `draws` pairs of random subspaces, smallest first.
+
+    Uniform (Haar) subspaces, or with a `spectrum` `[m]` the spans of columns from a Gaussian with
+    these covariance eigenvalues, as `covariance_overlap_sample` draws them. An eigenvalue of the
+    Gram matrix of n < d rows is one of their covariance, and cheaper. Angles below about 1e-8 are
+    rounding.
+
+    Raises:
+        GeometryError: k1 or k2 above d, a spectrum of lower rank than either, or no draws.
+    """
+    d, k1, k2 = _sizes(d, k1, k2)
+    draws = count(draws, name="draws")
+    roots = np.ones(d) if spectrum is None else spread(spectrum, d=d, k=max(k1, k2))
+    rng = np.random.default_rng(seed)
+    parts = []
+    for size in _batches(draws, len(roots) * (k1 + k2)):
+        one = np.linalg.qr(roots[:, None] * rng.standard_normal((size, len(roots), k1)))[0]
+        two = np.linalg.qr(roots[:, None] * rng.standard_normal((size, len(roots), k2)))[0]
+        parts.append(np.linalg.svd(one.transpose(0, 2, 1) @ two, compute_uv=False))
+    return np.arccos(np.clip(np.concatenate(parts), 0.0, 1.0))
 
 
 def cosine_null(d: int, k: int = 1, *, level: float = 0.95) -> CosineNull:

@@ -59,8 +59,11 @@ def participation_ratio(
     Raises:
         GeometryError: numbers that are not finite, fewer than two rows, no variation.
     """
-    variances = _spectrum(x) ** 2
-    inverse = float(np.sum(variances**2) / np.sum(variances) ** 2)
+    centred = _centred(x)
+    # Σλ and Σλ² are a trace and a Frobenius norm: no decomposition is needed.
+    wide = centred.shape[1] > centred.shape[0]
+    products = centred @ centred.T if wide else centred.T @ centred
+    inverse = float(np.sum(products**2) / np.trace(products) ** 2)
     if debiased:
         n = len(np.asarray(x))
         inverse -= 1 / max(1, (n if independent is None else _at_least_two(independent, n)) - 1)
@@ -197,17 +200,24 @@ def _at_least_two(independent: int, n: int) -> int:
     return found
 
 
-def _spectrum(x: ArrayLike) -> Float[np.ndarray, " r"]:
-    """Singular values of the centred rows, the largest 1."""
+def _centred(x: ArrayLike) -> Float[np.ndarray, "n d"]:
+    """The rows less their mean, scaled to Frobenius norm 1."""
     rows = finite(x, name="x", ndim=2)
     if len(rows) < 2:
         raise GeometryError("x has 1 row; at least 2 are needed.")
     centred = rows - rows.mean(axis=0)
-    values = np.linalg.svd(centred, compute_uv=False)
-    if values[0] <= 1e-12 * np.linalg.norm(rows):
+    length = np.linalg.norm(centred)
+    if length <= 1e-12 * np.linalg.norm(rows):
         raise GeometryError(f"x does not vary over its {len(rows)} rows.")
+    return centred / length
+
+
+def _spectrum(x: ArrayLike) -> Float[np.ndarray, " r"]:
+    """Singular values of the centred rows, the largest 1."""
+    centred = _centred(x)
+    values = np.linalg.svd(centred, compute_uv=False)
     values = values / values[0]
-    return values[values > max(rows.shape) * np.finfo(np.float64).eps]
+    return values[values > max(centred.shape) * np.finfo(np.float64).eps]
 
 
 def _scatter(x: ArrayLike, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:

@@ -68,15 +68,8 @@ def cka_matrix(
     one = _layers(layers, "layers")
     two = [] if others is None else _layers(others, "others")
     every = one + two
+    _same_rows(every, 4 if debiased else 2)
     n = len(every[0])
-    if any(len(x) != n for x in every):
-        raise GeometryError(
-            f"The representations have {sorted({len(x) for x in every})} rows; "
-            "they need the same rows in the same order."
-        )
-    least = 4 if debiased else 2
-    if n < least:
-        raise GeometryError(f"There are {n} rows; at least {least} are needed here.")
     products = np.zeros((len(one), len(two) or len(one)))
     norms = np.zeros(len(every))
     block = max(1, min(n, _CELLS // (len(every) * n)))
@@ -91,14 +84,42 @@ def cka_matrix(
         flat = grams.reshape(len(every), -1)
         norms += np.einsum("ln,ln->l", flat, flat)
         products += flat[: len(one)] @ flat[len(one) if two else 0 :].T
-    lengths = np.sqrt(norms)
-    if (lengths <= 1e-12 * np.array([np.sum(x**2) for x in every])).any():
-        raise GeometryError(
-            "A representation has no variation beyond what centring removes; "
-            "leave it out, or add rows."
-        )
+    lengths = _lengths(norms, every)
     found = products / np.outer(lengths[: len(one)], lengths[len(one) if two else 0 :])
     return np.minimum(found, 1.0)
+
+
+def permuted_cka(
+    layers: ArrayLike | Sequence[ArrayLike], orders: ArrayLike
+) -> Float[np.ndarray, "draws layers layers"]:
+    """Debiased CKA `[b, i, j]` of layer i with the rows of layer j in order `orders[b]`.
+
+    The null of `cka_matrix`: what layers have in common once their rows no longer belong together.
+    Each Gram matrix is computed once for all draws, and all of them are held: `[L, n, n]`.
+
+    Args:
+        orders: `[draws, n]`, permutations of the row numbers. Rows of one group are not
+            exchangeable with others, so permute whole groups.
+
+    Raises:
+        GeometryError: as `cka_matrix`, or orders that are no permutations.
+    """
+    every = _layers(layers, "layers")
+    n = len(every[0])
+    wanted = np.asarray(orders)
+    if wanted.ndim != 2 or not (np.sort(wanted, axis=1) == np.arange(n)).all():
+        raise GeometryError(f"orders must hold permutations of 0 to {n - 1}, as [draws, {n}].")
+    _same_rows(every, 4)
+    grams = np.stack([x @ x.T for x in every])
+    for gram, x in zip(grams, every, strict=True):
+        _u_centre(gram, _row_sums(x, True), 0)
+    flat = grams.reshape(len(grams), -1)
+    lengths = _lengths(np.einsum("ln,ln->l", flat, flat), every)
+    found = np.empty((len(wanted), len(grams), len(grams)))
+    for b, order in enumerate(wanted):
+        moved = grams[:, order[:, None], order].reshape(flat.shape)
+        found[b] = flat @ moved.T
+    return np.minimum(found / np.outer(lengths, lengths), 1.0)
 
 
 def dissimilarities(
@@ -199,6 +220,27 @@ def _layers(values: Any, name: str) -> list[np.ndarray]:
     if not isinstance(values, Sequence | np.ndarray) or len(values) == 0:
         raise GeometryError(f"{name} must be an array [L, n, d] or a list of arrays [n, d].")
     return [_scaled(v, f"representation {i} of {name}") for i, v in enumerate(values)]
+
+
+def _same_rows(every: list[np.ndarray], least: int) -> None:
+    sizes = sorted({len(x) for x in every})
+    if len(sizes) > 1:
+        raise GeometryError(
+            f"The representations have {sizes} rows; they need the same rows in the same order."
+        )
+    if sizes[0] < least:
+        raise GeometryError(f"There are {sizes[0]} rows; at least {least} are needed here.")
+
+
+def _lengths(norms: np.ndarray, every: list[np.ndarray]) -> np.ndarray:
+    """Frobenius norms of centred Gram matrices, from their squares."""
+    lengths = np.sqrt(norms)
+    if (lengths <= 1e-12 * np.array([np.sum(x**2) for x in every])).any():
+        raise GeometryError(
+            "A representation has no variation beyond what centring removes; "
+            "leave it out, or add rows."
+        )
+    return lengths
 
 
 def _scaled(values: Any, name: str) -> np.ndarray:

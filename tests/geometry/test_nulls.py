@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import linalg, stats
 
 from geometry import (
     GeometryError,
+    angle_sample,
     cosine_null,
     covariance_overlap_sample,
     haar_overlap,
@@ -86,3 +87,40 @@ def test_bad_input_is_one_clear_sentence() -> None:
         haar_overlap_sample(8, 2, 2, draws=0, seed=0)
     with pytest.raises(GeometryError, match="every cosine is 1"):
         cosine_null(3, 3)
+
+
+def test_the_angle_of_two_random_lines_has_a_squared_cosine_of_beta() -> None:
+    sample = angle_sample(7, 1, 1, draws=2000, seed=0)[:, 0]
+    assert stats.kstest(np.cos(sample) ** 2, stats.beta(0.5, 3.0).cdf).pvalue > 0.001
+
+
+@pytest.mark.parametrize("spectrum", [None, [8.0, 4.0, 2.0, 1.0, 0.5, 0.0]])
+def test_sampled_angles_are_those_of_scipy_on_plain_draws(spectrum: list[float] | None) -> None:
+    rng = np.random.default_rng(4)
+    root = np.sqrt(np.ones(6) if spectrum is None else np.array(spectrum))[:, None]
+    plain = np.array(
+        [
+            linalg.subspace_angles(
+                root * rng.standard_normal((6, 3)), root * rng.standard_normal((6, 2))
+            )[::-1]
+            for _ in range(600)
+        ]
+    )
+    sample = angle_sample(6, 3, 2, spectrum=spectrum, draws=2500, seed=0)
+    assert sample.shape == (2500, 2) and (np.diff(sample, axis=1) >= 0).all()
+    for found, wanted in zip(sample.T, plain.T, strict=True):
+        assert stats.ks_2samp(found, wanted).pvalue > 0.001
+
+
+def test_sampled_angles_and_overlaps_are_of_the_same_draws() -> None:
+    spectrum = 1.0 / np.arange(1, 9)
+    angles = angle_sample(8, 2, 3, spectrum=np.sort(spectrum), draws=50, seed=3)
+    sample = covariance_overlap_sample(np.diag(spectrum), 2, 3, draws=50, seed=3)
+    np.testing.assert_allclose((np.cos(angles) ** 2).mean(axis=1), sample, rtol=1e-9)
+
+
+def test_a_spectrum_without_enough_directions_is_refused() -> None:
+    with pytest.raises(GeometryError, match="rank 1, so no 2 dimensions"):
+        angle_sample(5, 2, 2, spectrum=[1.0, 0.0, 0.0], draws=5, seed=0)
+    with pytest.raises(GeometryError, match="negative"):
+        angle_sample(5, 1, 1, spectrum=[1.0, -1.0], draws=5, seed=0)
