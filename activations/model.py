@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,25 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from activations.batching import length_batches
+from activations.edit import Edit, Texts, for_texts
 from activations.engines.engine import Engine
 from activations.engines.passes import skipped_positions
 from activations.errors import CaptureError, ModelError, SiteError
 from activations.places import Site
 from activations.sites import EMBEDDING, resolve_sites
-
-
-class Edit(Protocol):
-    """A change to the states at some sites, made while the model runs."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def sites(self) -> Sequence[str]: ...
-
-    def __call__(self, activation: Tensor, site: str, positions: Tensor | None) -> Tensor:
-        """The new states `[batch, pos, ...]`, in a new tensor; `positions` are position ids."""
-        ...
 
 
 class Model:
@@ -223,8 +210,14 @@ class Model:
         *,
         select: Callable[[Tensor, Site], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """The same, `[1, tokens, ...]`, of texts laid end to end; see `packs`."""
+        """The same, `[1, tokens, ...]`, of texts laid end to end; see `packs`.
+
+        Raises:
+            ModelError: under edits, which such a pass would not make.
+        """
         with self.lock:
+            if self._edits:
+                raise ModelError("Texts laid end to end run without edits: use `activations`.")
             return self.engine.run_packed(ids, self._reads(sites, select))  # type: ignore[attr-defined]
 
     def packs(self, ids: Sequence[Sequence[int]], sites: Sequence[str]) -> bool:
@@ -234,19 +227,21 @@ class Model:
         from activations.engines.packing import CannotPack, agree
 
         key = tuple(sites)
-        if key not in self._packs:
+        with self.lock:
+            if self._edits or not hasattr(self.engine, "run_packed"):
+                return False
+            if key in self._packs:
+                return self._packs[key]
             few = [list(one) for one in ids[:4]] + [list(ids[0][: len(ids[0]) // 2 + 1])]
             tokens, mask = self.pad(few)
             try:
-                if self._edits or not hasattr(self.engine, "run_packed"):
-                    return False
                 packed = self.packed_activations(few, sites)
                 padded = self.activations(tokens, mask, sites)
                 real = {site: x[mask.to(x.device) > 0][None] for site, x in padded.items()}
                 self._packs[key] = agree(packed, real)
             except (CannotPack, RuntimeError, TypeError, ValueError):
                 self._packs[key] = False
-        return self._packs[key]
+            return self._packs[key]
 
     def _reads(self, sites: Sequence[str], select: Any) -> dict[str, Callable[[Tensor], Tensor]]:
         def keep(states: Tensor, site: Site) -> Tensor:
@@ -267,9 +262,11 @@ class Model:
         cache: Any = None,
         use_cache: bool = False,
         end: Any = None,
+        texts: Texts | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """One pass under the edits that are open; with a cache only the newest tokens are in it."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        texts = Texts.of(mask) if texts is None else texts
         positions = (mask.cumsum(-1) - 1).clamp(0, self.max_length - 1)
         positions = positions[:, -input_ids.shape[1] :]
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
@@ -280,7 +277,7 @@ class Model:
         if use_cache:
             inputs["past_key_values"] = cache
         edits = [
-            (site, partial(_edited, edit=edit, site=site, positions=positions))
+            (site, partial(_edited, edit=for_texts(edit, texts), site=site, positions=positions))
             for site, edit in self._edits
         ]
         return self.engine.run(inputs, edits=edits, reads=reads, stop=stop, end=end)
@@ -330,7 +327,10 @@ class Model:
         with self.lock:
             for batch in length_batches([len(i) for i in ids], budget=4096):
                 tokens, mask = self.pad([ids[i] for i in batch], side="left")
-                for place, new in zip(batch, self._decode(tokens, mask, max_new_tokens, ends)):
+                texts = Texts.of(mask, batch, len(ids))
+                for place, new in zip(
+                    batch, self._decode(tokens, mask, max_new_tokens, ends, texts)
+                ):
                     room = self.max_length - len(ids[place])
                     replies[place] = self.tokenizer.decode(new[:room], skip_special_tokens=True)
         return replies
@@ -342,13 +342,15 @@ class Model:
         several = own if isinstance(own, (list, tuple)) else [own]
         return [t for t in dict.fromkeys([self.tokenizer.eos_token_id, *several]) if t is not None]
 
-    def _decode(self, tokens: Tensor, mask: Tensor, steps: int, ends: list[int]) -> list[list[int]]:
+    def _decode(
+        self, tokens: Tensor, mask: Tensor, steps: int, ends: list[int], texts: Texts
+    ) -> list[list[int]]:
         """Greedy decoding with a key-value cache and explicit position ids."""
         cache, done = None, torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         new: list[Tensor] = []
         step_in = tokens
         for _ in range(steps):
-            out = self._pass(step_in, mask, cache=cache, use_cache=True)[0]
+            out = self._pass(step_in, mask, cache=cache, use_cache=True, texts=texts)[0]
             cache = out.past_key_values
             chosen = out.logits[:, -1].argmax(-1)
             new.append(torch.where(done, torch.full_like(chosen, ends[0] if ends else 0), chosen))
@@ -380,7 +382,8 @@ class Model:
         for batch in length_batches([len(i) for i in ids], budget=4096):
             tokens, mask = self.pad([ids[i] for i in batch])
             with self.lock:
-                said = self._pass(tokens, mask, end=partial(_log_likelihood, tokens=tokens))[0]
+                end = partial(_log_likelihood, tokens=tokens)
+                said = self._pass(tokens, mask, end=end, texts=Texts.of(mask, batch, len(ids)))[0]
             counted = said.double().masked_fill(mask[:, 1:].to(said.device) == 0, 0.0)
             total[batch] = -counted.sum(-1).cpu().numpy()
         return total, count

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activations import capture, open_model
+from activations import ModelError, capture, open_model
 
+from .by_hooks import Edit
 from .conftest import tokenizer
 from .families import FAMILIES, make
 from .test_streaming import corpus_of, random_texts
@@ -74,3 +75,17 @@ def test_the_loaded_model_keeps_its_own_attention(models):
     model.packed_activations([[3, 4], [5]], ["blocks.0.hook_resid_post"])
     assert model.hf.config._attn_implementation == "sdpa"
     torch.testing.assert_close(model.logits(ids), before, rtol=0, atol=0)
+
+
+def test_a_capture_under_an_edit_sees_it_though_one_before_was_packed():
+    model, corpus = open_model(make("llama"), tokenizer=tokenizer()), corpus_of(random_texts(4, 9))
+    site = "blocks.1.hook_resid_post"
+    options = {"sites": [site], "tokens": "last", "progress": False}
+    clean = capture(model, corpus, pack=True, **options)[site][:]
+    assert list(model._packs.values()) == [True]
+    with model.edited(Edit("blocks.0.hook_resid_post", lambda x: x * 0.5)):
+        expected = capture(model, corpus, pack=False, **options)[site][:]
+        np.testing.assert_array_equal(capture(model, corpus, pack=True, **options)[site], expected)
+        with pytest.raises(ModelError, match="run without edits"):
+            model.packed_activations([[3, 4]], [site])
+    assert np.abs(expected - clean).max() > 1e-3
