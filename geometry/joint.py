@@ -50,6 +50,7 @@ def joint_subspaces(
     share: float = 0.5,
     level: float = 0.95,
     least_private: float = 0.5,
+    null: ArrayLike | None = None,
     draws: int = 1000,
     seed: int,
 ) -> JointSubspaces:
@@ -76,6 +77,8 @@ def joint_subspaces(
         least_private: the share of its energy (a squared sine) that a private direction has
             outside `shared`. One with less is taken for a shared one estimated with error; lower
             it to 0.01 where bases are nearly free of noise.
+        null: what `joint_null` drew for these dimensions, where many sets of bases share it; drawn
+            here unless given; if it is, `spectrum`, `draws` and `seed` count for nothing.
         draws: sets of random subspaces.
 
     Raises:
@@ -98,9 +101,10 @@ def joint_subspaces(
     energies = _energies(bases, stack, singular_values)
     axes, values, _ = np.linalg.svd(np.hstack(stack) / np.sqrt(v), full_matrices=False)
     eigenvalues = np.clip(values**2, 0.0, 1.0)
-    sample = joint_null(d, sizes, spectrum=spectrum, draws=draws, seed=seed)
-    null = float(np.quantile(sample, level))
-    threshold = max(null, share)
+    if null is None:
+        null = joint_null(d, sizes, spectrum=spectrum, draws=draws, seed=seed)
+    chance = float(np.quantile(finite(null, name="null", ndim=1), level))
+    threshold = max(chance, share)
     # Where chance alone reaches 1, as for subspaces that fill the space, nothing can exceed it.
     shared = axes[:, eigenvalues > threshold + 1e-12]
     private, held = [], []
@@ -114,7 +118,7 @@ def joint_subspaces(
         tuple(private),
         eigenvalues,
         np.clip(np.array(held), 0.0, 1.0),
-        null,
+        chance,
         threshold,
         level,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from experiments.compare.bench import Bench
 from experiments.results import row
 from geometry import (
     Subspace,
+    angle_sample,
     covariance_overlap_sample,
     haar_overlap_sample,
     paired_differences,
@@ -53,6 +54,20 @@ def variety_subspace(
     x = bench.states(site)
     rank = _rank(bench, len(own))
     return paired_differences(x[own], x[other], k=min(k or rank, rank), site=site)
+
+
+def differences_at(
+    bench: Bench, pairing: Pairing, site: str
+) -> tuple[dict[str, Float[np.ndarray, "groups d"]], int]:
+    """Each dialect's states less the standard's, and the dimensions of their subspaces.
+
+    None at the embedding of a neutral token, by design: nothing differs there.
+    """
+    x = bench.states(site)
+    standard = x[pairing.rows[bench.inputs.standard]]
+    differences = {v: x[pairing.rows[v]] - standard for v in bench.inputs.dialects}
+    rank = min(int(np.linalg.matrix_rank(d)) for d in differences.values())
+    return differences, min(_rank(bench, len(pairing.groups)), rank)
 
 
 def compare_subspaces(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -98,13 +113,9 @@ def _at_site(
     from activations import layer_of
 
     settings = bench.settings
-    x = bench.states(site)
-    standard = x[pairing.rows[bench.inputs.standard]]
-    differences = {v: x[pairing.rows[v]] - standard for v in bench.inputs.dialects}
-    rank = min(int(np.linalg.matrix_rank(d)) for d in differences.values())
-    if rank == 0:
-        return  # by design at the embedding of a neutral token: nothing differs, so no subspace
-    k = min(_rank(bench, len(pairing.groups)), rank)
+    differences, k = differences_at(bench, pairing, site)
+    if k == 0:
+        return
     where = {"site": site, "layer": layer_of(site)}
     shared = _split_half_overlaps(differences, k, settings.split_draws, settings.seed)
     spread = _bootstrap(differences, k, settings.bootstrap_draws, settings.seed)
@@ -127,10 +138,42 @@ def _at_site(
     yield from _against_plan(bench, shared, text, where)
 
 
-def _bases(differences: dict[str, np.ndarray], groups: np.ndarray, k: int) -> np.ndarray:
-    """Bases `[varieties, d, k]` from the given groups only."""
+def bases_from(
+    differences: dict[str, np.ndarray], groups: np.ndarray, k: int
+) -> Float[np.ndarray, "varieties d k"]:
+    """Top-k subspace of each variety's differences in the given groups only."""
     stacked = np.stack([d[groups] for d in differences.values()])
-    return np.linalg.svd(stacked, full_matrices=False)[2][:, :k].transpose(0, 2, 1)
+    turned = stacked.transpose(0, 2, 1)
+    if stacked.shape[1] > stacked.shape[2]:
+        return np.linalg.eigh(turned @ stacked)[1][:, :, -k:]
+    # Few groups in many dimensions: from their Gram matrix, whatever d is.
+    left = np.linalg.eigh(stacked @ turned)[1][:, :, -k:]
+    return np.linalg.qr(turned @ left)[0]
+
+
+def spread_of(differences: np.ndarray) -> np.ndarray:
+    """The covariance of the differences, or where it is smaller their Gram matrix.
+
+    Both have the same eigenvalues but for zeros, and those are all that the nulls depend on.
+    """
+    n, d = differences.shape
+    return (differences.T @ differences if d <= n else differences @ differences.T) / n
+
+
+def halves(n: int, *, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Random halves of n groups, without end."""
+    rng = np.random.default_rng([seed, 1])
+    while True:
+        order = rng.permutation(n)
+        yield order[: n // 2], order[n // 2 :]
+
+
+def resampled_halves(n: int, *, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Bootstrap draws of groups: split first, resample inside each half, so no group leaks."""
+    rng = np.random.default_rng([seed, 2])
+    while True:
+        first, second = np.array_split(rng.permutation(n), 2)
+        yield rng.choice(first, len(first)), rng.choice(second, len(second))
 
 
 def _half_overlaps(
@@ -141,7 +184,7 @@ def _half_overlaps(
     Two varieties' differences share the standard's states, so that on the same groups even pure
     noise overlaps; disjoint halves do not.
     """
-    one, two = _bases(differences, first, k), _bases(differences, second, k)
+    one, two = bases_from(differences, first, k), bases_from(differences, second, k)
     squared = np.einsum("adk,bdl->abkl", one, two) ** 2
     between = squared.sum(axis=(2, 3)) / k
     return (between + between.T) / 2
@@ -159,29 +202,22 @@ def _split_half_overlaps(
     differences: dict[str, np.ndarray], k: int, draws: int, seed: int
 ) -> dict[tuple[str, str], float]:
     """Mean over random halves; a variety with itself is the reliability of its estimate."""
-    rng = np.random.default_rng([seed, 1])
     n = len(next(iter(differences.values())))
     total = np.zeros((len(differences),) * 2)
-    for _ in range(draws):
-        order = rng.permutation(n)
-        total += _half_overlaps(differences, order[: n // 2], order[n // 2 :], k)
+    for first, second in islice(halves(n, seed=seed), draws):
+        total += _half_overlaps(differences, first, second, k)
     return _named(total / draws, list(differences))
 
 
 def _bootstrap(
     differences: dict[str, np.ndarray], k: int, draws: int, seed: int
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Overlaps of resampled groups: split first, resample inside each half, so no group leaks."""
-    rng = np.random.default_rng([seed, 2])
+    """Overlaps of resampled groups."""
     n = len(next(iter(differences.values())))
-    drawn = []
-    for _ in range(draws):
-        first, second = np.array_split(rng.permutation(n), 2)
-        drawn.append(
-            _half_overlaps(
-                differences, rng.choice(first, len(first)), rng.choice(second, len(second)), k
-            )
-        )
+    drawn = [
+        _half_overlaps(differences, first, second, k)
+        for first, second in islice(resampled_halves(n, seed=seed), draws)
+    ]
     stacked, names = np.stack(drawn), list(differences)
     return {
         (names[i], names[j]): stacked[:, i, j]
@@ -195,7 +231,7 @@ def _angles(
 ) -> Iterator[dict[str, Any]]:
     """Principal angles in degrees, smallest first, `position` counting them."""
     order = np.arange(n)
-    one, two = _bases(differences, order[::2], k), _bases(differences, order[1::2], k)
+    one, two = (bases_from(differences, order[i::2], k) for i in (0, 1))
     names = list(differences)
     for i, j in combinations(range(len(names)), 2):
         for rank, angle in enumerate(np.degrees(principal_angles(one[i], two[j]))):
@@ -216,11 +252,10 @@ def _nulls(
 ) -> Iterator[dict[str, Any]]:
     """What two subspaces share by chance: any two, and any two drawn from the data's own spread."""
     draws, seed, d = bench.settings.null_draws, bench.settings.seed, differences.shape[1]
+    covariance = spread_of(differences)
     samples = {
         "random_subspace": haar_overlap_sample(d, k, k, draws=draws, seed=seed),
-        "covariance_null": covariance_overlap_sample(
-            differences.T @ differences / len(differences), k, k, draws=draws, seed=seed
-        ),
+        "covariance_null": covariance_overlap_sample(covariance, k, k, draws=draws, seed=seed),
     }
     for control, sample in samples.items():
         low, high = np.quantile(sample, [0.025, 0.975])
@@ -228,6 +263,20 @@ def _nulls(
         yield row(
             "subspace_overlap", estimate, control=control, unit="mean squared cosine", **where
         )
+    spectra = {"random_subspace": None, "covariance_null": np.linalg.eigvalsh(covariance)}
+    for control, spectrum in spectra.items():
+        angles = np.degrees(angle_sample(d, k, k, spectrum=spectrum, draws=draws, seed=seed))
+        for rank, sample in enumerate(angles.T):
+            low, high = np.quantile(sample, [0.025, 0.975])
+            estimate = Estimate(float(sample.mean()), low, high, n=draws, seed=seed)
+            yield row(
+                "principal_angle",
+                estimate,
+                control=control,
+                position=rank,
+                unit="degrees",
+                **where,
+            )
 
 
 def _matrix(values: dict[tuple[str, str], float], names: tuple[str, ...]) -> np.ndarray:

@@ -154,3 +154,12 @@ def test_bad_input_is_one_clear_sentence() -> None:
         joint_subspaces([base, base], draws=0, seed=0)
     with pytest.raises(GeometryError, match="NaN"):
         joint_subspaces([base, base * np.nan], seed=0)
+
+
+def test_a_null_that_is_given_stands_for_the_one_that_would_be_drawn() -> None:
+    bases = np.random.default_rng(0).standard_normal((3, 9, 2))
+    drawn = joint_subspaces(bases, draws=300, seed=4)
+    given = joint_subspaces(bases, null=joint_null(9, [2, 2, 2], draws=300, seed=4), seed=0)
+    assert given.null == drawn.null and given.threshold == drawn.threshold
+    with pytest.raises(GeometryError, match="null holds 1 values that are NaN"):
+        joint_subspaces(bases, null=[0.5, float("nan")], seed=0)
