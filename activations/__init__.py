@@ -11,7 +11,7 @@ from activations.sites import layer_of
 if TYPE_CHECKING:
     from activations.capturing import capture
     from activations.exporting import export
-    from activations.loading import open_model
+    from activations.loading import open_model, random_like
     from activations.merging import merge
     from activations.model import Edit, Model
     from activations.planning import CapturePlan
@@ -33,6 +33,7 @@ __all__ = [
     "layer_of",
     "merge",
     "open_model",
+    "random_like",
 ]
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "export": "exporting",
     "merge": "merging",
     "open_model": "loading",
+    "random_like": "loading",
 }
 
 

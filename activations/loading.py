@@ -21,6 +21,7 @@ from activations.engines.engine import Engine
 from activations.engines.local import LocalEngine
 from activations.errors import ModelError
 from activations.model import Model
+from activations.random_weights import builder_of, fresh_model, random_name
 
 _ENGINES = ("auto", "transformer_lens", "nnsight")
 _TRY = "; try engine nnsight."
@@ -38,6 +39,7 @@ def open_model(
     remote: bool = False,
     api_key: str | None = None,
     device_map: str | dict[str, Any] | None = None,
+    random_seed: int | None = None,
 ) -> Model:
     """A model ready for capture and intervention, with the weights as they were published.
 
@@ -59,6 +61,9 @@ def open_model(
         api_key: for NDIF; else what NDIF_API_KEY says or `nnsight.login()` kept.
         device_map: spread the weights over devices, memory and disk, by accelerate: `auto` or a
             map from modules to places.
+        random_seed: leave the published weights alone and draw others, as the architecture's own
+            code initialises them (see `random_like`). Only the configuration and the tokenizer are
+            read. Not with `remote` or `device_map`.
 
     Raises:
         ModelError: nothing there, a broken folder, code that must be trusted, an unknown device,
@@ -66,24 +71,33 @@ def open_model(
     """
     if engine not in _ENGINES:
         raise ModelError(f"Unknown engine {engine!r}; use one of {', '.join(_ENGINES)}.")
+    if random_seed is not None and (remote or device_map is not None):
+        raise ModelError(
+            "Random weights are drawn on this machine and lie on one device; leave out remote and "
+            "device_map."
+        )
     if remote:
         _require_remote(model, engine, device, device_map)
         return _open_remote(str(model), revision, tokenizer, trust_remote_code, api_key)
     if isinstance(model, torch.nn.Module):
-        return _open_module(model, tokenizer, engine, device, dtype, device_map)
+        return _open_module(model, tokenizer, engine, device, dtype, device_map, random_seed)
     where = _device(device)
     kind = _dtype(dtype, where)
     source = sources.find(str(model))
     options = sources.options_for(source, revision, trust_remote_code)
     config = sources.read_config(source, options)
-    if device_map is None:
+    name = source.name
+    if random_seed is not None:
+        loaded = _fresh(source, config, kind, random_seed, trust_remote_code).to(where)
+        name = random_name(name, random_seed)
+    elif device_map is None:
         loaded = sources.read_model(source, config, options, kind, {})
         if getattr(loaded, "hf_quantizer", None) is None:
             loaded = loaded.to(where)
     else:
         loaded = _spread(source, config, options, kind, device_map, device)
     reader = tokenizer if tokenizer is not None else sources.read_tokenizer(source, options)
-    opened = _with_engine(source.name, loaded.eval(), reader, engine, revision)
+    opened = _with_engine(name, loaded.eval(), reader, engine, revision)
     path = Path(source.name).expanduser()
     opened.origin = {
         "model": str(path.absolute()) if path.exists() else source.name,
@@ -93,12 +107,61 @@ def open_model(
         "revision": revision,
         "trust_remote_code": trust_remote_code,
         "device_map": device_map,
+        "random_seed": random_seed,
     }
     return opened
 
 
+def random_like(model: Model, *, seed: int) -> Model:
+    """A model of the same shape that has learned nothing, beside the one that is open.
+
+    The same configuration, tokenizer, chat template, engine, device and dtype, so the same sites;
+    weights as the architecture's own code initialises them, the same bits for the same seed. Its
+    digest is that of its weights, so stores of the two are never taken for each other. It takes as
+    much memory as the model itself.
+
+    Raises:
+        ModelError: a model that is quantised, run by NDIF, or spread over devices.
+    """
+    if (model.origin or {}).get("remote"):
+        raise ModelError(
+            f"NDIF runs {model.name}, and no random weights; open_model(name, random_seed=…) "
+            "draws them here, where memory allows."
+        )
+    if getattr(model.hf, "hf_device_map", None) or _has_accelerate_hooks(model.hf):
+        raise ModelError(
+            f"{model.name} is spread over devices, and random weights lie on one; "
+            "open_model(name, random_seed=…) draws them where memory allows."
+        )
+    build = builder_of(model.hf, model.name)
+    loaded = fresh_model(build, model.hf.config, model.dtype, seed, model.name)
+    loaded = loaded.to(model.device).eval()
+    name = random_name(model.name, seed)
+    opened = _with_engine(name, loaded, model.tokenizer, model.engine.name, model.revision)
+    if model.origin is not None:
+        opened.origin = {**model.origin, "random_seed": seed}
+    return opened
+
+
+def _fresh(source: sources.Source, config: Any, dtype: Any, seed: int, trust: bool) -> Any:
+    if source.gguf:
+        raise ModelError(
+            f"{source.name} is a GGUF file, and random weights have no such form; give the folder "
+            "of the model that it was made from."
+        )
+    build = partial(sources.auto_class(config).from_config, trust_remote_code=trust)
+    with sources.quietly(source):
+        return fresh_model(build, config, dtype, seed, source.name)
+
+
 def _open_module(
-    model: Any, tokenizer: Any, engine: str, device: str, dtype: str, device_map: Any
+    model: Any,
+    tokenizer: Any,
+    engine: str,
+    device: str,
+    dtype: str,
+    device_map: Any,
+    random_seed: int | None,
 ) -> Model:
     _dtype(dtype, torch.device("cpu"))
     if tokenizer is None:
@@ -110,6 +173,10 @@ def _open_module(
         )
     name = getattr(model, "name_or_path", "") or "in memory"
     sources.require_one_stream(model.config, name)
+    if random_seed is not None:
+        build = builder_of(model, name)
+        model = fresh_model(build, model.config, model.dtype, random_seed, name)
+        name = random_name(name, random_seed)
     spread = getattr(model, "hf_device_map", None) or _has_accelerate_hooks(model)
     if not spread:
         model = model.to(_device(device))

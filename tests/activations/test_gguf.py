@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from activations import ModelError, open_model
+from activations import ModelError, open_model, random_like
 
 from .conftest import WORDS, tiny, tokenizer
 
@@ -75,6 +75,15 @@ def test_a_gguf_file_opens_as_the_model_that_it_was_made_from(tmp_path, capfd):
     assert model.tokenizer.convert_tokens_to_ids("▁cat") == 3 + WORDS.index("cat")
     assert open_model(str(tmp_path), device="cpu").digest == model.digest
     assert open_model(plain, tokenizer=tokenizer(), device="cpu").digest == model.digest
+
+
+def test_random_weights_are_not_drawn_in_the_form_of_a_gguf_file(tmp_path):
+    write_gguf(tiny("llama"), tmp_path / "tiny.gguf")
+    model = open_model(str(tmp_path / "tiny.gguf"), device="cpu")
+    with pytest.raises(ModelError, match="is quantised, and random weights have no such form"):
+        random_like(model, seed=0)
+    with pytest.raises(ModelError, match="is a GGUF file, and random weights have no such form"):
+        open_model(str(tmp_path / "tiny.gguf"), device="cpu", random_seed=0)
 
 
 def test_gguf_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):

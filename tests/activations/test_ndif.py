@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from activations import ModelError, SiteError, capture, open_model
+from activations import ModelError, SiteError, capture, open_model, random_like
 from corpora import Corpus
 from geometry import paired_differences
 from interventions import ablate, add
@@ -45,6 +45,11 @@ def opened(request, tmp_path, monkeypatch):
     folder = folder_of(request.param, tmp_path / "m")
     fake = stand_in(monkeypatch, served(folder))
     return request.param, open_model(folder, remote=True, api_key="secret"), fake
+
+
+def test_random_weights_are_not_drawn_on_ndif(opened):
+    with pytest.raises(ModelError, match=r"NDIF runs .*, and no random weights; open_model"):
+        random_like(opened[1], seed=0)
 
 
 def here(name):
