@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-#: Below this many groups every interval here covers less often than it says.
+#: Below this many groups intervals of skewed figures cover less often than they say.
 FEW_GROUPS = 20
 
 
@@ -36,8 +36,14 @@ class Estimate:
     method: str = ""
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        # One NaN for all, since a NaN equals only itself: estimates of the same parts are equal.
+        for name in ("value", "low", "high", "null", "p"):
+            if math.isnan(getattr(self, name)):
+                object.__setattr__(self, name, math.nan)
+
     def __str__(self) -> str:
-        """As in `0.93 [0.88, 0.97] (95%, n = 60 groups)`, without the parts that are not known."""
+        """As in `0.93 [0.88, 0.97] (95%, n = 60 groups, null 0.50, p = 0.005)`, as far as known."""
         shown = _figure(self.value)
         facts = []
         if not (math.isnan(self.low) and math.isnan(self.high)):
@@ -45,12 +51,17 @@ class Estimate:
             facts.append(f"{100 * self.level:g}%")
         if self.n:
             facts.append(f"n = {self.n} group{'s' if self.n != 1 else ''}")
+        if not math.isnan(self.null):
+            facts.append(f"null {_figure(self.null)}")
         if not math.isnan(self.p):
             facts.append(f"p = {self.p:.2g}")
         return f"{shown} ({', '.join(facts)})" if facts else shown
 
     def as_row(self) -> dict[str, Any]:
-        """The columns `value`, `low`, `high`, `level`, `n`, `p`, `unit`, `seed` of a result."""
+        """The columns `value`, `low`, `high`, `level`, `n`, `p`, `unit`, `seed` of a result.
+
+        A null is no column there but a row beside this one, with its name in `control`.
+        """
         names = ("value", "low", "high", "level", "n", "p", "unit", "seed")
         return {name: getattr(self, name) for name in names}
 
@@ -65,7 +76,8 @@ def approximate(method: str, n_groups: int) -> str:
     """The method in words, with a warning where the groups are too few for it to be exact."""
     if n_groups >= FEW_GROUPS:
         return method
-    return f"{method}; approximate, since {n_groups} groups are few"
+    few = f"{n_groups} group{'s are' if n_groups != 1 else ' is'} few"
+    return f"{method}; approximate and rather too narrow, since {few}"
 
 
 def group_index(groups: Any) -> tuple[np.ndarray, int]:
