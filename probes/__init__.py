@@ -8,10 +8,17 @@ probe_frame(results)
 
 from __future__ import annotations
 
+from probes.baselines import (
+    baselines,
+    length_baseline,
+    majority_baseline,
+    text_baseline,
+    token_baseline,
+)
 from probes.calibration import brier_score, expected_calibration_error, log_loss, reliability_curve
 from probes.codelength import CodeLength, prequential_code, variational_code
 from probes.contrast import ContrastProbe, ContrastScores
-from probes.controls import control_labels, text_baseline
+from probes.controls import control_labels
 from probes.discriminant import LDAProbe
 from probes.errors import ProbeError
 from probes.linear import LinearProbe
@@ -45,6 +52,10 @@ __all__ = [
     "grouped_folds",
     "check_no_leak",
     "control_labels",
+    "baselines",
+    "majority_baseline",
+    "length_baseline",
+    "token_baseline",
     "text_baseline",
     "VariationalProbe",
     "Predictive",

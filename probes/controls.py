@@ -1,4 +1,4 @@
-"""What a probe's accuracy is set against: random labels, the text alone, and permuted labels."""
+"""What a probe's accuracy is set against: random labels and permuted labels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evidence import Estimate, balanced_accuracy_interval
 from probes.checks import codes, names
 from probes.errors import ProbeError
 from probes.precision import double
 from probes.readout import scales
-from probes.splits import Fold, grouped_folds
+from probes.splits import Fold
 
 
 def control_labels(labels: ArrayLike, groups: ArrayLike, *, seed: int | Sequence[int]) -> Any:
@@ -29,40 +28,6 @@ def control_labels(labels: ArrayLike, groups: ArrayLike, *, seed: int | Sequence
     types, which = np.unique(member * len(classes) + code, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(types % len(classes))
     return classes[shuffled[which]]
-
-
-def text_baseline(
-    texts: Sequence[str],
-    labels: ArrayLike,
-    groups: ArrayLike,
-    *,
-    n_folds: int = 5,
-    C: float = 10.0,
-    seed: int,
-) -> Estimate:
-    """Balanced accuracy of logistic regression on character 1- to 4-grams, on the same folds.
-
-    What a model's states add must be more than what the letters say. TF-IDF weights are fitted
-    within each fold.
-
-    Raises:
-        ProbeError: as `grouped_folds`, or texts that do not match the labels.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    written = names(np.asarray(texts, dtype=object), what="texts")
-    _, code = codes(labels, n=len(written))
-    correct = np.zeros(len(code))
-    for train, test in grouped_folds(labels, groups, n_folds=n_folds, seed=seed):
-        reader = make_pipeline(
-            TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True),
-            LogisticRegression(C=C, max_iter=2000),
-        )
-        reader.fit(written[train], code[train])
-        correct[test] = reader.predict(written[test]) == code[test]
-    return balanced_accuracy_interval(correct, code, groups, seed=seed)
 
 
 def permuted_codes(
