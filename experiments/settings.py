@@ -96,6 +96,7 @@ class CompareSettings(Settings):
     null_draws: int = Field(default=500, ge=50)
     split_draws: int = Field(default=20, ge=2, description="random halves behind each overlap")
     bootstrap_draws: int = Field(default=100, ge=20)
+    cloud_rows: int = Field(default=600, ge=50, description="texts behind shape and CKA, at most")
     ablation_controls: int = Field(default=5, ge=1, description="random subspaces beside each edit")
     loss_groups: int = Field(default=32, ge=2)
     max_requests: int = Field(default=64, ge=4, description="requests of each behaviour and split")
