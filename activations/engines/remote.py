@@ -206,6 +206,8 @@ def _portable(value: Any) -> Any:
         return partial(_portable(value.func), *map(_portable, value.args), **named)
     if isinstance(value, Mapping):
         return {key: _portable(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_portable, value))
     ours = type(value).__module__.split(".")[0] in _OURS
     if not ours or not is_dataclass(value) or isinstance(value, (type, Site)):
         return value

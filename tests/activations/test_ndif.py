@@ -13,8 +13,8 @@ import torch
 
 from activations import ModelError, SiteError, capture, open_model, random_like
 from corpora import Corpus
-from geometry import paired_differences
-from interventions import ablate, add
+from geometry import LeaceEraser, paired_differences
+from interventions import ablate, add, clamp, project_out, resample, rotate, zero_ablate
 from interventions import replace as put
 
 from .conftest import tokenizer
@@ -104,6 +104,11 @@ def test_edits_are_sent_along_and_do_the_same(opened):
         add(line, scale=2.0),
         ablate(plane, positions=[1, 2]),
         put("blocks.0.hook_resid_pre", numbers.normal(size=(1, 16)), [2]),
+        rotate(plane, 1.0, positions="prompt") + clamp(line, (None, 0.5), positions=slice(1, None)),
+        project_out(LeaceEraser.fit(np.vstack([x, y]), np.repeat([0, 1], 20)), site),
+        zero_ablate("blocks.0.attn.hook_z", heads=[1]),
+        resample({site: numbers.normal(size=(5, 16))}, seed=0, positions="generated")
+        + add(line, positions="last"),
     ):
         with model.edited(edit), local.edited(edit):
             expected = local.logits(IDS)
