@@ -19,6 +19,7 @@ from probes.calibration import brier_score, expected_calibration_error, log_loss
 from probes.codelength import CodeLength, prequential_code, variational_code
 from probes.contrast import ContrastProbe, ContrastScores
 from probes.controls import control_labels
+from probes.curves import learning_curve, size_curve
 from probes.discriminant import LDAProbe
 from probes.errors import ProbeError
 from probes.linear import LinearProbe
@@ -57,6 +58,8 @@ __all__ = [
     "length_baseline",
     "token_baseline",
     "text_baseline",
+    "learning_curve",
+    "size_curve",
     "VariationalProbe",
     "Predictive",
     "fit_many",
