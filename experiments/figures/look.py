@@ -125,6 +125,22 @@ def depths(frame: pd.DataFrame) -> dict[str, str]:
     return labels
 
 
+def chosen_site(rows: pd.DataFrame, site: str, layer: int | None) -> str:
+    """`site` where it is named, else the one of `layer`, else the last of the rows."""
+    if site:
+        return site
+    sites = list(depths(rows))
+    if layer is None:
+        return sites[-1]
+    found = rows[(rows["layer"] == layer) & rows["site"].isin(sites)]["site"]
+    return str(found.iloc[-1]) if len(found) else f"layer {layer}"
+
+
+def place(depth: str) -> str:
+    """A depth's label in words."""
+    return "the embedding" if depth == "embed" else f"block {depth}"
+
+
 def with_depth(rows: pd.DataFrame, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Rows with a `depth` column, and all its labels in order, taken from the whole frame."""
     labels = depths(frame)
@@ -189,6 +205,11 @@ def title(text: str, *below: str, width: int = 560) -> alt.TitleParams:
             line for part in below for line in textwrap.wrap(part, max(36, int(width / 5.6)))
         ],
     )
+
+
+def panel_title(text: str) -> alt.TitleParams:
+    """The plain heading of one panel among several."""
+    return alt.TitleParams(text, fontSize=12, fontWeight="normal", offset=6)
 
 
 def empty_chart(reason: str, theme: Theme) -> Figure:

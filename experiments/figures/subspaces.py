@@ -8,6 +8,7 @@ import pandas as pd
 from experiments.figures.look import (
     Figure,
     Theme,
+    chosen_site,
     control,
     depth_axis,
     depth_width,
@@ -16,6 +17,7 @@ from experiments.figures.look import (
     figure,
     finish,
     palette,
+    place,
     plain,
     steps,
     title,
@@ -45,7 +47,7 @@ def chart_overlap_matrix(
     everything = frame[frame["measure"] == _MEASURE]
     if plain(everything, _MEASURE).empty:
         return empty_chart(_NONE, theme)
-    site = _chosen(everything, site, layer)
+    site = chosen_site(everything, site, layer)
     here = everything[everything["site"] == site]
     rows = here[here["control"].isin(["", "split_half"]) & (here["variety"] != "")]
     if rows.empty:
@@ -86,7 +88,7 @@ def chart_overlap_matrix(
     pairs = rows[rows["control"] == ""]
     top = pairs.loc[pairs["value"].idxmax()]
     told = (
-        f"At {_words(depths(everything)[site])}, {top['variety']} and {top['reference']} "
+        f"At {place(depths(everything)[site])}, {top['variety']} and {top['reference']} "
         f"share most: "
         f"{figure(top)}"
     )
@@ -155,7 +157,7 @@ def chart_overlap_by_layer(
         layers.insert(0, mark.mark_rule(color=p.harmless, strokeWidth=8, opacity=0.25).encode(x=x))
     width = depth_width(labels)
     top = pairs.loc[pairs["value"].idxmax()]
-    told = f"Varieties share most at {_words(top['depth'])}: {top['value']:.2f} on average"
+    told = f"Varieties share most at {place(top['depth'])}: {top['value']:.2f} on average"
     below = "Bands of the nulls: 95% of draws. Overlap is read beside them, never alone."
     chart = alt.layer(*layers).properties(
         width=width, height=280, title=title(told, below, width=width), description=told
@@ -167,17 +169,3 @@ def _over_pairs(rows: pd.DataFrame, line: str) -> pd.DataFrame:
     grouped = rows.groupby("depth")["value"]
     table = pd.DataFrame({"value": grouped.mean(), "low": grouped.min(), "high": grouped.max()})
     return table.reset_index().assign(line=line)
-
-
-def _chosen(rows: pd.DataFrame, site: str, layer: int | None) -> str:
-    if site:
-        return site
-    sites = list(depths(rows))
-    if layer is None:
-        return sites[-1]
-    found = rows[(rows["layer"] == layer) & rows["site"].isin(sites)]["site"]
-    return str(found.iloc[-1]) if len(found) else f"layer {layer}"
-
-
-def _words(depth: str) -> str:
-    return "the embedding" if depth == "embed" else f"block {depth}"
