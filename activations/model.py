@@ -276,8 +276,9 @@ class Model:
             inputs["use_cache"] = use_cache
         if use_cache:
             inputs["past_key_values"] = cache
+        told = {id(edit): for_texts(edit, texts) for _, edit in self._edits}
         edits = [
-            (site, partial(_edited, edit=for_texts(edit, texts), site=site, positions=positions))
+            (site, partial(_edited, edit=told[id(edit)], site=site, positions=positions))
             for site, edit in self._edits
         ]
         return self.engine.run(inputs, edits=edits, reads=reads, stop=stop, end=end)
@@ -291,10 +292,10 @@ class Model:
 
     @contextmanager
     def edited(self, *edits: Edit) -> Iterator[Model]:
-        """Run with the edits, in the order given; the model is as before on leaving.
+        """Run with the edits, in the order given and after those of contexts around this one.
 
-        Holds the model's lock for the whole block, so that other threads wait rather than see
-        the edits. Works in `generate` as in a plain pass.
+        The model is as before on leaving. Holds its lock for the whole block, so that other
+        threads wait rather than see the edits. Works in `generate` as in a plain pass.
 
         Raises:
             SiteError: an edit names a site that the model does not have.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interventions.edits.base import PositionedEdit, digest
-from interventions.edits.given import Sites, as_sites, for_each_site, label
+from interventions.edits.given import Sites, as_sites, for_each_site, label, require_store
 from interventions.edits.where import Positions, as_heads, as_positions
 from interventions.errors import EditError
 
@@ -97,6 +97,7 @@ def mean_ablate(
         for site, mean in for_each_site(means, sites, thing="mean").items():
             found[site] = np.array(mean, dtype=np.float64).ravel()
     else:
+        require_store(means, "its mean, such as a subspace's `mean`")
         for site in as_sites(means.sites if sites is None else sites):
             found[site] = mean_of(means, site)
     for site, mean in found.items():

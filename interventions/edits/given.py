@@ -24,7 +24,7 @@ def as_sites(sites: Sites) -> tuple[str, ...]:
     Raises:
         EditError: none, or a name that is no full name.
     """
-    named = [sites] if isinstance(sites, str) else list(sites)
+    named = [sites] if isinstance(sites, str) else list(sites) if np.iterable(sites) else [sites]
     if not named:
         raise EditError("The edit has no site: name the sites, as in 'blocks.3.hook_resid_post'.")
     for site in named:
@@ -129,6 +129,15 @@ def require_finite(number: Any, name: str) -> float:
     if not np.isfinite(found):
         raise EditError(f"The {name} is {number!r}: give a finite number.")
     return found
+
+
+def require_store(source: Any, instead: str) -> None:
+    """Raises EditError where a source of states is no store."""
+    if not hasattr(source, "rows") or not hasattr(source, "sites"):
+        raise EditError(
+            f"A {type(source).__name__} holds no states: give a store, or a mapping from each site "
+            f"to {instead}."
+        )
 
 
 def label(things: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interventions.edits.base import PositionedEdit, digest
-from interventions.edits.given import Sites, as_sites, for_each_site, label
+from interventions.edits.given import Sites, as_sites, for_each_site, label, require_store
 from interventions.edits.where import Positions, as_heads, as_positions
 from interventions.errors import EditError
 
@@ -89,6 +90,7 @@ def resample(
     if isinstance(source, Mapping):
         states, index = _from_arrays(for_each_site(source, sites, thing="array"))
     else:
+        require_store(source, "states [n, d]")
         states, index = _from_store(source, as_sites(source.sites if sites is None else sites))
     if len(index) < 2:
         raise EditError(
@@ -142,10 +144,10 @@ def _from_store(
 ) -> tuple[dict[str, Tensor], np.ndarray]:
     frame = store.rows
     examples, starts = np.unique(frame["example"].to_numpy(), return_index=True)
-    ends = np.append(starts[1:], len(frame))
+    bounds = [*starts.tolist(), len(frame)]
     at = np.maximum(frame["position"].to_numpy(), 0)
     index = np.zeros((len(examples), int(at.max(initial=0)) + 1), dtype=np.int64)
-    for text, (start, end) in enumerate(zip(starts, ends, strict=True)):
+    for text, (start, end) in enumerate(pairwise(bounds)):
         before = np.searchsorted(at[start:end], np.arange(index.shape[1]), side="right") - 1
         index[text] = start + np.maximum(before, 0)
     states = {site: torch.as_tensor(store[site][:]).flatten(1) for site in sites}

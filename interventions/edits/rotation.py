@@ -75,7 +75,10 @@ def rotate(
     """
     require_origin(about, "about")
     spaces = subspaces(subspace, sites)
-    matrix = np.asarray(by, dtype=np.float64)
+    try:
+        matrix = np.asarray(by, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise EditError(f"{by!r} is neither an angle in radians nor a matrix.") from None
     if not np.isfinite(matrix).all():
         raise EditError("The angle or matrix is not finite: check where it comes from.")
     for site, space in spaces.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -61,3 +62,16 @@ def _hf(kind: str) -> Any:
 @pytest.fixture(scope="session", params=["gpt2", "llama"])
 def model(request: pytest.FixtureRequest) -> Any:
     return open_model(_hf(request.param), tokenizer=_tokenizer())
+
+
+@pytest.fixture(scope="session", params=["gpt2", "llama"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session", params=["transformer_lens", "nnsight"])
+def opened(request: pytest.FixtureRequest, kind: str) -> Any:
+    """(a model opened with either engine, an untouched copy of what it was made from)."""
+    plain = _hf(kind).eval()
+    model = open_model(copy.deepcopy(plain), tokenizer=_tokenizer(), engine=request.param)
+    return model, plain
