@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -83,10 +84,15 @@ class LocalEngine:
         stop: bool,
     ) -> tuple[Any, dict[str, Tensor]]:
         got: dict[str, Tensor] = {}
+        owner = get_ident()
         attach_change = attach if attach is _attach_plain else self._attach_change
         shape = tuple(inputs["input_ids"].shape)
 
         made = {site.name for site, _ in changed if site.project}  # steps of this pass, if no other
+
+        def mine(function: Any) -> Any:
+            """Modules may be in use elsewhere too; a pass of another thread goes by unseen."""
+            return lambda states: function(states) if get_ident() == owner else None
 
         def keep(site: Site, read: Read, states: Tensor) -> None:
             kept = read(states)
@@ -97,11 +103,11 @@ class LocalEngine:
         output = None
         with ExitStack() as held:
             for site, change in changed:
-                held.enter_context(attach_change(root, site, change, shape))
+                held.enter_context(attach_change(root, site, mine(change), shape))
             for site, read in wanted:
                 function = lambda x, site=site, read=read: keep(site, read, x)  # noqa: E731
                 attach_read = self._attach_change if site.name in made else attach
-                held.enter_context(attach_read(root, site, function, shape))
+                held.enter_context(attach_read(root, site, mine(function), shape))
             with suppress(_Stop):
                 output = root(**inputs)
         return output, got
