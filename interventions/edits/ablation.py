@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ class Ablation(PositionedEdit):
 
     subspaces: Mapping[str, Subspace]
     to: Literal["mean", "zero"] = "mean"
+    name: str = field(default="ablate", kw_only=True)
 
     kind = "ablate"
 

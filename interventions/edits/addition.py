@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Addition(PositionedEdit):
 
     vectors: Mapping[str, np.ndarray]
     scale: float = 1.0
+    name: str = field(default="add", kw_only=True)
 
     kind = "add"
 

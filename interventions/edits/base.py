@@ -167,10 +167,10 @@ class SiteEdit:
 class PositionedEdit(SiteEdit):
     """An edit whose positions are chosen by number or by rule (`interventions.edits.where`)."""
 
-    positions: Chosen = "all"
+    positions: Chosen | None = None
 
     def _chosen(self) -> Chosen:
-        return self.positions
+        return "all" if self.positions is None else self.positions
 
 
 def digest(*arrays: Any) -> str:

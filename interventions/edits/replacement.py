@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class Replacement(SiteEdit):
     site: str
     values: Tensor
     positions: Tensor
+    name: str = field(default="replace", kw_only=True)
 
     kind = "replace"
     exact = True

@@ -15,7 +15,10 @@ from activations import capture
 from corpora import Corpus
 from geometry import LeaceEraser, Subspace, mean_difference, random_subspace
 from interventions import (
+    Ablation,
+    Addition,
     EditError,
+    Replacement,
     ablate,
     add,
     clamp,
@@ -321,6 +324,25 @@ def test_bad_edits_are_refused_in_one_sentence() -> None:
     for call, said in wrong:
         with pytest.raises(EditError, match=said):
             call()
+
+
+def test_an_edit_made_from_its_class_is_the_one_that_the_function_makes() -> None:
+    h = torch.randn(2, 3, D, dtype=torch.float64)
+    pairs = [
+        (Ablation({RESID: SPACE}), ablate(SPACE, RESID, name="ablate")),
+        (
+            Ablation({RESID: SPACE}, "zero", positions=(1,)),
+            ablate(SPACE, RESID, to="zero", positions=1, name="ablate"),
+        ),
+        (Addition({RESID: LENGTH * U}, 2.0), add(LINE, RESID, scale=2, name="add")),
+        (
+            Replacement(RESID, h[:1, :1], torch.tensor([[2]])),
+            replace(RESID, h[0, 0], [2], name="replace"),
+        ),
+    ]
+    for one, other in pairs:
+        torch.testing.assert_close(one(h, RESID), other(h, RESID), rtol=0, atol=0)
+        assert one.describe() == other.describe()
 
 
 def test_descriptions_are_json_and_tell_edits_apart() -> None:
