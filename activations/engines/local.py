@@ -18,19 +18,13 @@ from torch import Tensor
 
 from activations.digest import weights_digest
 from activations.engines.engine import Change, End, Read
+from activations.engines.hooks import attached
 from activations.engines.offload import home, sharing_copy
 from activations.engines.packing import CannotPack, Layout, laid_out, packed_copy, packed_inputs
 from activations.engines.passes import first_line
 from activations.engines.survey import survey
 from activations.errors import ModelError, SiteError
-from activations.places import (
-    Site,
-    all_native,
-    first_argument,
-    first_tensor,
-    with_first,
-    with_first_argument,
-)
+from activations.places import Site, all_native
 
 
 class _Stop(Exception):
@@ -172,37 +166,10 @@ def _hook(point: Any, function: Any) -> Iterator[None]:
         point.fwd_hooks.remove(handle)
 
 
-@contextmanager
-def _attach_plain(
-    root: torch.nn.Module, site: Site, function: Any, shape: tuple[int, int]
-) -> Iterator[None]:
+def _attach_plain(root: torch.nn.Module, site: Site, function: Any, shape: tuple[int, int]) -> Any:
     """`function` on the states at a site, whose result (unless None) replaces them."""
-    place = site.place
-    assert place is not None
-    module = root.get_submodule(place.module)
-
-    def after(_module: Any, _args: Any, output: Any) -> Any:
-        raw = first_tensor(output)
-        new = function(place.view(raw, shape))
-        return None if new is None else with_first(output, place.put(raw, new, shape))
-
-    def before(_module: Any, args: Any, named: Any) -> Any:
-        raw = first_argument(args, named)
-        if raw is None:
-            return None
-        new = function(place.view(raw, shape))
-        if new is None:
-            return None
-        return with_first_argument(args, named, place.put(raw, new, shape))
-
-    if place.side == "out":
-        handle = module.register_forward_hook(after)
-    else:
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    assert site.place is not None
+    return attached(root.get_submodule(site.place.module), site.place, function, lambda: shape)
 
 
 def _bridge(wrapped: Any, tokenizer: Any, label: str) -> Any:

@@ -9,7 +9,7 @@ and takes position ids, and it is used only after it gave the padded pass's numb
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -64,16 +64,25 @@ def packed_copy(hf: Any) -> Any:
     Raises:
         CannotPack: another attention than the usual one is set.
     """
+    return attending_copy(hf, NAME, _attend)
+
+
+def attending_copy(hf: Any, name: str, attend: Callable[..., tuple[Tensor, None]]) -> Any:
+    """The model's modules over the same weights, with `attend` as their attention.
+
+    Raises:
+        CannotPack: another attention than the usual one is set.
+    """
     from transformers import AttentionInterface
 
     if hf.config._attn_implementation != "sdpa":
         raise CannotPack(f"its attention is {hf.config._attn_implementation}")
-    AttentionInterface.register(NAME, _attend)
+    AttentionInterface.register(name, attend)
     copied = sharing_copy(hf)
     for module in copied.modules():
         config: Any = getattr(module, "config", None)
         if config is not None:
-            config._attn_implementation = NAME
+            config._attn_implementation = name
     return copied
 
 
@@ -98,33 +107,57 @@ def laid_out(layout: Layout) -> Iterator[None]:
 
 
 def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention of a row `[1, heads, tokens, d_head]`, each text for itself."""
+    require_plain(attention_mask, options)
+    return attend_apart(module, query, key, value, _LAYOUT.get(), **options), None
+
+
+def require_plain(attention_mask: Any, options: Mapping[str, Any]) -> None:
+    """Raise `CannotPack` where attention is asked for more than the usual softmax."""
+    unknown = {k for k in ("softcap", "s_aux") if options.get(k) is not None}
+    if unknown or attention_mask is not None:
+        raise CannotPack(f"its attention has {', '.join(unknown) or 'a mask of its own'}")
+
+
+def attend_apart(
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Any,
+    layout: Layout,
     *,
     sliding_window: int | None = None,
     **options: Any,
-) -> tuple[Tensor, None]:
-    """Attention of a row `[1, heads, tokens, d_head]`, each text for itself."""
+) -> Tensor:
+    """What each token of a row `[1, heads, tokens, d_head]` attends to within its own text."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    unknown = {k for k in ("softcap", "s_aux") if options.get(k) is not None}
-    if unknown or attention_mask is not None:
-        raise CannotPack(f"its attention has {', '.join(unknown) or 'a mask of its own'}")
-    layout = _LAYOUT.get()
     q, k, v = (x[0].transpose(0, 1)[layout.apart].transpose(1, 2) for x in (query, key, value))
-    mask, longest = None, layout.apart.shape[1]
-    causal = bool(getattr(module, "is_causal", True))
-    if not causal:
+    longest = layout.apart.shape[1]
+    if not getattr(module, "is_causal", True):
         mask = layout.full[:, None, None, :]
-    elif sliding_window is not None and longest > sliding_window:
-        place = torch.arange(longest, device=query.device)
-        back = place[:, None] - place[None]
-        mask = ((back >= 0) & (back < sliding_window))[None, None]
+    else:
+        mask = causal_mask(0, longest, longest, sliding_window, query.device)
     out, _ = sdpa_attention_forward(module, q, k, v, mask, **options)
-    return out[layout.text, layout.position][None], None
+    return out[layout.text, layout.position][None]
+
+
+def causal_mask(
+    first: int, queries: int, keys: int, window: int | None, device: torch.device
+) -> Tensor | None:
+    """Which keys `[1, 1, queries, keys]` the queries from position `first` on may see; None where
+    the attention kernel's own causal rule says the same.
+    """
+    if window is not None and keys <= window:
+        window = None
+    if window is None and (queries == 1 or (first == 0 and queries == keys)):
+        return None
+    at = torch.arange(first, first + queries, device=device)
+    back = at[:, None] - torch.arange(keys, device=device)[None]
+    seen = back >= 0 if window is None else (back >= 0) & (back < window)
+    return seen[None, None]
 
 
 def agree(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
