@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from geometry.angles import containment, overlap, principal_angles
 from geometry.cca import canonical_correlations, cca_similarity, pwcca, svcca
+from geometry.cone import DirectionCount, cone_sample, independent_directions
+from geometry.cosines import DirectionCosines
+from geometry.direction_subspace import direction_subspace_cosine
+from geometry.directions import DirectionGrid, direction_grid
 from geometry.discriminant import linear_discriminants, mean_differences, probe_weights
 from geometry.distances import (
     angle_matrix,
@@ -60,6 +64,7 @@ from geometry.similarity import (
     procrustes_distance,
     rsa,
 )
+from geometry.span import DirectionSpan, direction_span
 from geometry.subspace import Subspace
 from geometry.tree import (
     CladeComparison,
@@ -88,6 +93,15 @@ __all__ = [
     "principal_angles",
     "overlap",
     "containment",
+    "direction_grid",
+    "DirectionGrid",
+    "DirectionCosines",
+    "direction_span",
+    "DirectionSpan",
+    "independent_directions",
+    "DirectionCount",
+    "cone_sample",
+    "direction_subspace_cosine",
     "subspace_distance",
     "distance_matrix",
     "angle_matrix",
