@@ -18,6 +18,9 @@ import pandas as pd
 from experiments.results import as_frame, write_frame
 from experiments.settings import ConfigError, Settings
 
+#: The texts of a run on two directions, to look at beside its `results.parquet`.
+PROJECTION = "projection.parquet"
+
 _PACKAGES = [
     "isogloss",
     "torch",

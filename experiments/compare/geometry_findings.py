@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from experiments.compare.findings import best_site
-from experiments.figures.look import control, figure, plain
+from experiments.figures.look import control, figure, plain, rounded
 
 _ALPHA = 0.05
 _PLANS = {"planted_structure": "structure", "planted_words": "words"}
@@ -37,7 +37,7 @@ def captions(results: pd.DataFrame, points: pd.DataFrame | None = None) -> dict[
     return {stem: said for stem, said in found.items() if said}
 
 
-def _site(rows: pd.DataFrame, results: pd.DataFrame) -> str:
+def shown_site(rows: pd.DataFrame, results: pd.DataFrame) -> str:
     """The site where variety is read best, or where these rows lack it, their last one."""
     best = best_site(results, "variety_probe_accuracy")
     return str(best if best in set(rows["site"]) else rows["site"].iloc[-1])
@@ -47,7 +47,7 @@ def _angles(results: pd.DataFrame) -> str:
     rows = plain(results, "principal_angle")
     if rows.empty:
         return ""
-    site = _site(rows, results)
+    site = shown_site(rows, results)
     here = rows[rows["site"] == site]
     null = control(results, "principal_angle", "covariance_null")
     null = null[null["site"] == site].set_index("position")
@@ -68,13 +68,16 @@ def _distances(results: pd.DataFrame) -> str:
     rows = plain(results, "variety_distance")
     if rows.empty:
         return ""
-    site = _site(rows, results)
+    site = shown_site(rows, results)
     here = rows[rows["site"] == site]
     near, far = here.loc[here["value"].idxmin()], here.loc[here["value"].idxmax()]
     said = (
         f"At `{site}`, {near['variety']} and {near['reference']} lie nearest ({figure(near)} "
         f"radians), {far['variety']} and {far['reference']} farthest ({figure(far)})"
     )
+    if len(here) == 1:
+        pair = f"{near['variety']} and {near['reference']}"
+        said = f"At `{site}`, {pair} lie {figure(near)} radians apart"
     null = control(results, "variety_distance", "covariance_null")
     null = null[null["site"] == site]
     own = control(results, "variety_distance", "split_half")
@@ -93,7 +96,7 @@ def _tree(results: pd.DataFrame) -> Iterator[str]:
         if said:
             yield said
         return
-    site = _site(rows, results)
+    site = shown_site(rows, results)
     here = rows[rows["site"] == site].set_index("reference")
     told = []
     for plan, word in _PLANS.items():
@@ -111,7 +114,7 @@ def _shared(results: pd.DataFrame) -> Iterator[str]:
     rows = plain(results, "shared_dimensions")
     if rows.empty:
         return
-    site = _site(rows, results)
+    site = shown_site(rows, results)
     at = rows[rows["site"] == site].iloc[0]
     private = plain(results, "private_dimensions")
     private = private[private["site"] == site]["value"].mean()
@@ -158,16 +161,16 @@ def _likeness(results: pd.DataFrame) -> Iterator[str]:
 
     said = (
         f"The states of `{least['site']}` and `{least['reference']}` are least alike: CKA "
-        f"{least['value']:.2f}"
+        f"{rounded(least['value'])}"
     )
     null = beside("shuffled_groups")
     if len(null):
         given = figure(null.iloc[0])
-        said += f", of which exchanged groups, whose labels alone agree, give {given}"
+        said += f", where groups exchanged at one of them, so that only labels agree, give {given}"
     without = beside("without_top_component")
     if len(without):
-        rest = without["value"].iloc[0]
-        said += f"; without the first principal component of each it is {rest:.2f}"
+        rest = rounded(without["value"].iloc[0])
+        said += f"; without the first principal component of each it is {rest}"
     yield said + "."
 
 
@@ -180,7 +183,7 @@ def _shape(results: pd.DataFrame) -> Iterator[str]:
     rows = plain(results, *names)
     if rows.empty:
         return
-    site = _site(rows, results)
+    site = shown_site(rows, results)
     here = rows[rows["site"] == site]
     told = [f"{names[r['measure']]} {figure(r)}" for _, r in here.iterrows()]
     yield f"The cloud of states at `{site}` has {', '.join(told)}."
@@ -203,8 +206,8 @@ def _calibration(results: pd.DataFrame) -> Iterator[str]:
 
 def _points(points: pd.DataFrame) -> str:
     names = [str(points[f"{c}_axis"].iloc[0]).partition(" (")[0] for c in "xy"]
+    cosine = rounded(points["cosine"].iloc[0], "+.2f")
     return (
-        f"{len(points)} texts at `{points['site'].iloc[0]}` on the {names[0]} and the {names[1]}, "
-        f"whose cosine is {points['cosine'].iloc[0]:+.2f}: a picture of two dimensions, not a "
-        "measurement."
+        f"{len(points)} texts at `{points['site'].iloc[0]}` on the {names[0]} and the "
+        f"{names[1]}, whose cosine is {cosine}: a picture of two dimensions, not a measurement."
     )

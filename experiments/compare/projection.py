@@ -15,8 +15,7 @@ from experiments.compare.directions import request_rows
 from experiments.compare.findings import best_site
 from experiments.compare.subspaces import pair_up
 from experiments.results import write_frame
-
-FILE = "projection.parquet"
+from experiments.runner import PROJECTION
 
 
 class Axis(NamedTuple):
@@ -33,8 +32,8 @@ def write_projection(bench: Bench, results: pd.DataFrame, folder: Path) -> Path 
     points = projection(bench, results)
     if points is None:
         return None
-    write_frame(points, folder / FILE)
-    return folder / FILE
+    write_frame(points, folder / PROJECTION)
+    return folder / PROJECTION
 
 
 def projection(bench: Bench, results: pd.DataFrame) -> pd.DataFrame | None:

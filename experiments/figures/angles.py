@@ -54,7 +54,9 @@ def chart_angle_spectrum(
     size = rows.groupby("pair")["value"].apply(lambda v: float((v**2).sum()))
     nearest, farthest = str(size.idxmin()), str(size.idxmax())
     kinds = {nearest: f"nearest pair: {nearest}", farthest: f"farthest pair: {farthest}"}
-    others = f"the other pairs ({size.size - len(kinds)})"
+    if size.size == 1:
+        kinds = {nearest: f"the only pair: {nearest}"}
+    others = f"thin lines: the other pairs ({size.size - len(kinds)})"
     rows = rows.assign(line=[kinds.get(pair, others) for pair in rows["pair"]])
     nulls = control(here, _MEASURE, *_NULLS)
     nulls = nulls.assign(
@@ -137,7 +139,8 @@ def _lines(
 
 def _told(rows: pd.DataFrame, nulls: pd.DataFrame, nearest: str, where: str) -> str:
     angles = rows[rows["pair"] == nearest]["value"]
-    told = f"At {where}, {nearest} lie nearest, at {_range(angles)}"
+    rank = "" if len(set(rows["pair"])) == 1 else " nearest,"
+    told = f"At {where}, {nearest} lie{rank} at {_range(angles)}"
     chance = nulls[nulls["control"] == "covariance_null"]["value"]
     if len(chance):
         told += f"; the data's own covariance gives {_range(chance)} on average"

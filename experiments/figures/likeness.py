@@ -16,6 +16,7 @@ from experiments.figures.look import (
     panel_title,
     place,
     plain,
+    rounded,
     steps,
     title,
 )
@@ -40,8 +41,8 @@ def chart_cka(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
     null = control(everything, "cka", "shuffled_groups")
     null = null[null["site"] != null["reference"]]
     if len(null):
-        low, high = null["value"].min(), null["value"].max()
-        span = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+        low, high = rounded(null["value"].min()), rounded(null["value"].max())
+        span = low if low == high else f"{low} to {high}"
         below.append(
             f"Null: with the groups exchanged at one of two sites, all of the states still give "
             f"{span}: that much is what their labels alone make alike."
@@ -118,11 +119,11 @@ def _told(rows: pd.DataFrame, labels: dict[str, str]) -> str:
         return "One depth only, so nothing to compare it with"
     least = pairs.loc[pairs["value"].idxmin()]
     one, two = place(labels[least["site"]]), place(labels[least["reference"]])
-    told = f"States differ most between {one} and {two}: CKA {least['value']:.2f}"
+    told = f"States differ most between {one} and {two}: CKA {rounded(least['value'])}"
     without = control(rows, "cka", "without_top_component")
     same = without[
         (without["site"] == least["site"]) & (without["reference"] == least["reference"])
     ]
     if len(same):
-        told += f", and {same['value'].iloc[0]:.2f} without the main component"
+        told += f", and {rounded(same['value'].iloc[0])} without the main component"
     return told

@@ -165,12 +165,18 @@ def with_text(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(said=[figure(r) for _, r in rows.iterrows()])
 
 
+def rounded(value: float, form: str = ".2f") -> str:
+    """A figure in words, without a sign before a zero."""
+    text = format(value, form)
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
 def figure(row: Any, *, signed: bool = False) -> str:
     """A figure with its interval, where it has one."""
     form = "+.3f" if signed else ".2f"
-    text = format(row["value"], form)
+    text = rounded(row["value"], form)
     if pd.notna(row["low"]) and pd.notna(row["high"]):
-        text += f" [{row['low']:{form}}, {row['high']:{form}}]"
+        text += f" [{rounded(row['low'], form)}, {rounded(row['high'], form)}]"
     return text
 
 

@@ -17,6 +17,7 @@ from experiments.figures.look import (
     finish,
     palette,
     place,
+    rounded,
     title,
     variety_colours,
 )
@@ -57,6 +58,9 @@ def chart_projection(points: pd.DataFrame, theme: Theme = "light") -> Figure:
     field, heading = ("variety:N", "variety") if by_variety else ("kind:N", "text")
     # Hues repeat after seven varieties; those of the second turn have an outline.
     edges = [c if i < len(set(colours)) else p.ink for i, c in enumerate(colours)]
+    legend = alt.Legend()
+    if by_variety:  # the shapes' symbols then have no colour of their own
+        legend = alt.Legend(symbolFillColor=p.ink, symbolStrokeColor=p.ink)
     base = alt.Chart(rows).encode(
         x=x,
         y=y,
@@ -66,6 +70,7 @@ def chart_projection(points: pd.DataFrame, theme: Theme = "light") -> Figure:
             "kind:N",
             title="text",
             scale=alt.Scale(domain=kinds, range=[_SHAPES[k] for k in kinds]),
+            legend=legend if len(kinds) > 1 else None,
         ),
         tooltip=["text", "variety", "kind", "part", "x", "y"],
     )
@@ -76,7 +81,7 @@ def chart_projection(points: pd.DataFrame, theme: Theme = "light") -> Figure:
     cosine = float(rows["cosine"].iloc[0])
     below = (
         f"{len(rows)} texts; the directions come from the train half. Their cosine is "
-        f"{cosine:+.2f}, so the picture "
+        f"{rounded(cosine, '+.2f')}, so the picture "
         f"{'hardly distorts distances' if abs(cosine) < 0.1 else 'distorts distances'} in their "
         "plane; all other dimensions are left out."
     )
@@ -130,15 +135,15 @@ def _told(rows: pd.DataFrame, by_variety: bool) -> str:
     sides = seen.groupby("behaviour")["x"].mean()
     if {"harmful", "harmless"} <= set(sides.index):
         parts.append(
-            f"held-out harmful requests lie at {sides['harmful']:.2f} on the harmful direction, "
-            f"harmless ones at {sides['harmless']:.2f}"
+            f"held-out harmful requests lie at {rounded(sides['harmful'])} on the harmful "
+            f"direction, harmless ones at {rounded(sides['harmless'])}"
         )
     if by_variety:
         column = "y" if parts else "x"
         plain = seen[seen["behaviour"] == ""]
         means = (seen if plain.empty else plain).groupby("variety")[column].mean()
         parts.append(
-            f"the first variety direction runs from {means.idxmin()} ({means.min():.2f}) to "
-            f"{means.idxmax()} ({means.max():.2f})"
+            f"the first variety direction runs from {means.idxmin()} ({rounded(means.min())}) to "
+            f"{means.idxmax()} ({rounded(means.max())})"
         )
     return f"At {where} {'; '.join(parts)}"
