@@ -15,6 +15,7 @@ from probes.baselines import (
     text_baseline,
     token_baseline,
 )
+from probes.batched import FoldFits, fit_folds
 from probes.calibration import brier_score, expected_calibration_error, log_loss, reliability_curve
 from probes.codelength import CodeLength, prequential_code, variational_code
 from probes.contrast import ContrastProbe, ContrastScores
@@ -50,6 +51,8 @@ __all__ = [
     "probe_site",
     "probe_sites",
     "probe_frame",
+    "fit_folds",
+    "FoldFits",
     "grouped_folds",
     "check_no_leak",
     "control_labels",

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 
 from probes.checks import codes, names
 from probes.errors import ProbeError
-from probes.precision import double
 from probes.readout import scales
 from probes.splits import Fold
 
@@ -61,16 +60,20 @@ def ridge_reader(x: np.ndarray[Any, Any], folds: Sequence[Fold]) -> np.ndarray[A
     weighs the training rows of the fold that tests i, after centring and scaling on those rows.
     The penalty is the mean squared norm of the training rows.
     """
-    n = len(x)
+    n, d = x.shape
     reader = np.zeros((n, n))
     for train, test in folds:
         centre = x[train].mean(axis=0)
         spread = scales(x[train])
         own, other = (x[train] - centre) / spread, (x[test] - centre) / spread
-        gram = own @ own.T
         m = len(train)
+        gram = own @ own.T if m <= d else own.T @ own
         penalty = np.trace(gram) / m or 1.0
-        weights = np.linalg.solve(gram + penalty * np.eye(m), own @ other.T).T
+        gram.flat[:: len(gram) + 1] += penalty
+        if m <= d:
+            weights = np.linalg.solve(gram, own @ other.T).T
+        else:
+            weights = np.linalg.solve(gram, other.T).T @ own.T
         # Targets are centred too, which is linear as well.
         weights += (1.0 - weights.sum(axis=1, keepdims=True)) / m
         reader[np.ix_(test, train)] = weights
@@ -82,27 +85,19 @@ def reader_accuracies(
 ) -> np.ndarray[Any, Any]:
     """Balanced accuracy `[B]` of a `ridge_reader` for each of `labelings` `[B, n]`.
 
-    One compiled product serves all labelings of a batch.
+    One product serves all labelings of a batch.
 
     Raises:
         ProbeError: a labelling that lacks a class.
     """
-    import jax
-    import jax.numpy as jnp
-
     if any(len(np.unique(code)) != n_classes for code in labelings[:1]):
         raise ProbeError("A labelling lacks a class; pass permutations of one labelling.")
-
-    def score(weights: Any, code: Any) -> Any:
-        wanted = jax.nn.one_hot(code, n_classes, dtype=weights.dtype)
-        right = (weights @ wanted).argmax(axis=1) == code
-        return jnp.mean((wanted * right[:, None]).sum(axis=0) / wanted.sum(axis=0))
-
-    batched = jax.jit(jax.vmap(score, in_axes=(None, 0)))
-    with double():
-        weights = jnp.asarray(reader)
-        parts = [
-            np.asarray(batched(weights, jnp.asarray(labelings[start : start + 256])))
-            for start in range(0, len(labelings), 256)
-        ]
+    parts = []
+    for start in range(0, len(labelings), 64):
+        code = labelings[start : start + 64].T
+        wanted = np.eye(n_classes)[code]
+        scores = (reader @ wanted.reshape(len(code), -1)).reshape(wanted.shape)
+        right = scores.argmax(axis=2) == code
+        shares = np.einsum("nbc,nb->bc", wanted, right) / wanted.sum(axis=0)
+        parts.append(shares.mean(axis=1))
     return np.concatenate(parts)

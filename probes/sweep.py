@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from evidence import Estimate, balanced_accuracy_interval, max_statistic_p
+from probes.batched import FoldFits, fit_folds
 from probes.checks import codes, names, states
 from probes.controls import control_labels, permuted_codes, reader_accuracies, ridge_reader
 from probes.errors import ProbeError
-from probes.linear import LinearProbe
-from probes.splits import Fold, grouped_folds
+from probes.parallel import each
+from probes.splits import grouped_folds
 
 _UNIT = "balanced accuracy"
 _NOTHING = Estimate(float("nan"))
@@ -61,7 +63,7 @@ def probe_site(
     *,
     n_folds: int = 5,
     C: float = 1.0,
-    control_draws: int = 3,
+    control_draws: int = 5,
     permutations: int = 0,
     seed: int,
     site: str = "",
@@ -87,11 +89,15 @@ def probe_sites(
     *,
     n_folds: int = 5,
     C: float = 1.0,
-    control_draws: int = 3,
+    control_draws: int = 5,
     permutations: int = 200,
+    workers: int | None = None,
     seed: int,
 ) -> list[ProbeResult]:
     """A probe at every site of `store`, on the same folds, with the same control labels.
+
+    The probes are those of `LinearProbe`, fitted to the labels and the control labels of all folds
+    together (`fit_folds`).
 
     Args:
         store: a mapping from site to states `[n, d]`, or an activation store.
@@ -102,6 +108,8 @@ def probe_sites(
             ridge regression to one-hot labels, the same features and folds, because logistic fits
             to every permutation would take hours; each site is compared with the largest accuracy
             over all sites (Westfall & Young 1993), so it holds for all of them together.
+        workers: sites probed at a time, each on one thread; one for each core by default. Results
+            do not depend on it.
 
     Raises:
         ProbeError: values that are not finite, one class, too few groups, lengths that differ.
@@ -119,26 +127,33 @@ def probe_sites(
         np.searchsorted(classes, control_labels(labels, member, seed=[seed, draw]))
         for draw in range(control_draws)
     ]
-    results, seen = [], []
-    labelings = np.vstack([code, permuted_codes(code, member, draws=permutations, seed=seed)])
-    for site in wanted:
-        x = states(store[site], site=site)
+    fitted = np.vstack([code, *controls])
+    permuted = np.vstack([code, permuted_codes(code, member, draws=permutations, seed=seed)])
+    reading = Lock()  # a store need not expect several readers
+
+    def probed(site: str) -> tuple[ProbeResult, np.ndarray]:
+        with reading:
+            x = states(store[site], site=site)
         if len(x) != len(code):
             raise ProbeError(
                 f"There are {len(x)} rows of states at {site} but {len(code)} labels; "
                 "give one for each row."
             )
-        results.append(_result(x, site, classes, code, member, folds, controls, C, seed))
-        if permutations:
-            seen.append(reader_accuracies(ridge_reader(x, folds), labelings, len(classes)))
-    if permutations:
-        table = np.stack(seen, axis=1)
-        together = max_statistic_p(table[0], table[1:])
-        results = [
-            replace(result, accuracy=replace(result.accuracy, p=float(p)))
-            for result, p in zip(results, together, strict=True)
-        ]
-    return results
+        fits = fit_folds(x, fitted, folds, n_classes=len(classes), C=C)
+        result = _result(fits, site, classes, fitted, member, seed)
+        if not permutations:
+            return result, np.empty(0)
+        return result, reader_accuracies(ridge_reader(x, folds), permuted, len(classes))
+
+    found = each(probed, wanted, workers=workers)
+    if not permutations:
+        return [result for result, _ in found]
+    table = np.stack([seen for _, seen in found], axis=1)
+    together = max_statistic_p(table[0], table[1:])
+    return [
+        replace(result, accuracy=replace(result.accuracy, p=float(p)))
+        for (result, _), p in zip(found, together, strict=True)
+    ]
 
 
 def probe_frame(results: Sequence[ProbeResult], *, measure: str = "probe_accuracy") -> pd.DataFrame:
@@ -166,31 +181,29 @@ def probe_frame(results: Sequence[ProbeResult], *, measure: str = "probe_accurac
 
 
 def _result(
-    x: np.ndarray,
+    fits: FoldFits,
     site: str,
     classes: np.ndarray,
-    code: np.ndarray,
+    fitted: np.ndarray,
     groups: np.ndarray,
-    folds: list[Fold],
-    controls: list[np.ndarray],
-    C: float,
     seed: int,
 ) -> ProbeResult:
-    found, _ = _cross_validated(x, code, folds, C)
-    accuracy = balanced_accuracy_interval(found == code, code, groups, seed=seed)
+    code, drawn = fitted[0], fitted[1:].ravel()
+    predictions = fits.predictions
+    accuracy = balanced_accuracy_interval(predictions[0] == code, code, groups, seed=seed)
     control, memorised = _NOTHING, float("nan")
-    if controls:
-        guesses, fitted = zip(*(_cross_validated(x, c, folds, C) for c in controls), strict=True)
-        drawn = np.concatenate(controls)
+    if len(drawn):
         control = balanced_accuracy_interval(
-            np.concatenate(guesses) == drawn,
+            predictions[1:].ravel() == drawn,
             drawn,
-            np.tile(groups, len(controls)),
+            np.tile(groups, len(fitted) - 1),
             seed=seed,
             null=1 / len(classes),
         )
         control = replace(control, unit=_UNIT)
-        memorised = float(np.mean(fitted))
+        # Random labels on very few groups can leave a fold one class: nothing to be learnt.
+        shares = [seen[~np.isnan(seen)] for seen in fits.train_accuracy[1:]]
+        memorised = float(np.mean([seen.mean() if len(seen) else 1.0 for seen in shares]))
     return ProbeResult(
         site,
         _layer(site),
@@ -198,25 +211,8 @@ def _result(
         control,
         memorised,
         1 / len(classes),
-        classes[found],
+        classes[predictions[0]],
     )
-
-
-def _cross_validated(
-    x: np.ndarray, code: np.ndarray, folds: list[Fold], C: float
-) -> tuple[np.ndarray, float]:
-    """Held-out predictions `[n]`, and the mean balanced accuracy on training rows."""
-    found = np.empty_like(code)
-    fitted = []
-    for train, test in folds:
-        if len(np.unique(code[train])) < 2:  # random labels on very few groups
-            found[test] = code[train][0]
-            continue
-        probe = LinearProbe(C).fit(x[train], code[train])
-        found[test] = probe.predict(x[test])
-        right = probe.predict(x[train]) == code[train]
-        fitted.append(np.mean([right[code[train] == c].mean() for c in np.unique(code[train])]))
-    return found, float(np.mean(fitted)) if fitted else 1.0
 
 
 def _layer(site: str) -> int:

@@ -1,0 +1,221 @@
+"""Logistic probes for many labelings and all folds of the same states at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from probes.checks import states
+from probes.errors import ProbeError
+from probes.linear import LinearProbe
+from probes.newton import solve
+from probes.readout import scales
+from probes.splits import Fold
+
+#: Largest gradient, per row, at which a fit is done: that of `LinearProbe`.
+TOL = 1e-6
+#: Below this share of the variance over all rows, a fold's is computed from its own rows.
+_NARROW = 1e-6
+F32 = np.float32
+
+
+@dataclass(frozen=True, eq=False)
+class FoldFits:
+    """`LinearProbe` fitted to every labelling in every fold.
+
+    Attributes:
+        logits: held out, of row i from the fold that tests i; with two classes the one logit of
+            the second.
+        train_accuracy: balanced accuracy on the training rows, NaN where they have one class.
+        coef: in the units of the states. intercept: -inf for a class that the training rows lack.
+        refitted: how many of the fits single precision did not settle, so that they were done in
+            double precision or by `LinearProbe`.
+    """
+
+    logits: Float[np.ndarray, "labelings n classes"]
+    train_accuracy: Float[np.ndarray, "labelings folds"]
+    coef: Float[np.ndarray, "labelings folds classes d"]
+    intercept: Float[np.ndarray, "labelings folds classes"]
+    refitted: int
+
+    @property
+    def predictions(self) -> Int[np.ndarray, "labelings n"]:
+        """The number of the likeliest class."""
+        if self.logits.shape[2] == 1:
+            return (self.logits[:, :, 0] > 0).astype(int)
+        return self.logits.argmax(axis=2)
+
+
+def fit_folds(
+    x: ArrayLike,
+    labelings: ArrayLike,
+    folds: Sequence[Fold],
+    *,
+    n_classes: int | None = None,
+    C: float = 1.0,
+    tol: float = TOL,
+) -> FoldFits:
+    """What `LinearProbe(C).fit(x[train], labels[train])` finds, for every labelling and fold.
+
+    Features are centred and scaled by the training rows of each fold, as there; what is shared is
+    the Gram matrix of a fold, and the products with it, among all labelings. See `probes.newton`.
+    A fit is judged by the gradient at what was found. One that single precision leaves above
+    `tol` is done again in double precision, and after that by `LinearProbe`; so is one whose
+    training rows lack a class, which is then left out as `LinearProbe` does.
+
+    Args:
+        x: states `[n, d]`.
+        labelings: class numbers `[labelings, n]`, from 0.
+        folds: training and test rows, as of `grouped_folds`; every row is tested once.
+        n_classes: one more than the largest number if None.
+        C: as `LinearProbe`. tol: largest gradient, per row.
+
+    Raises:
+        ProbeError: values that are not finite, shapes that do not fit, fewer than two classes, or
+            a C that is not above 0.
+    """
+    rows = states(x)
+    codes = np.asarray(labelings)
+    if codes.ndim != 2 or len(codes) == 0 or codes.shape[1] != len(rows) or codes.dtype.kind != "i":
+        raise ProbeError(
+            f"The labelings are {codes.dtype} of shape {codes.shape}; give class numbers "
+            f"[labelings, {len(rows)}], one for each row."
+        )
+    if not (np.isfinite(C) and C > 0):
+        raise ProbeError(f"C is {C}; it must be a finite number above 0.")
+    classes = int(codes.max()) + 1 if n_classes is None else n_classes
+    if classes < 2 or codes.min() < 0 or codes.max() >= classes:
+        raise ProbeError(
+            f"Class numbers run from {codes.min()} to {codes.max()}; give them from 0, below "
+            f"n_classes, for at least two classes."
+        )
+    columns = 1 if classes == 2 else classes
+    logits = np.full((*codes.shape, columns), np.nan)
+    accuracy = np.full((len(codes), len(folds)), np.nan)
+    coef = np.full((len(codes), len(folds), columns, rows.shape[1]), np.nan)
+    intercept = np.full((len(codes), len(folds), columns), np.nan)
+    refitted = 0
+    for number, fold in enumerate(_scaled(rows, folds)):
+        own = codes[:, fold.train]
+        whole = np.array([len(np.unique(code)) == classes for code in own])
+        weights, levels, settled, again = _settled(rows, fold, own[whole], classes, 1 / C, tol)
+        refitted += again
+        done = np.flatnonzero(whole)[settled]
+        coef[done, number] = weights / fold.scale
+        intercept[done, number] = levels - coef[done, number] @ fold.centre
+        turned, levels = weights.transpose(0, 2, 1), levels[:, None, :]
+        logits[np.ix_(done, fold.test)] = fold.held @ turned + levels
+        for index, found in zip(done, fold.own @ turned + levels, strict=True):
+            accuracy[index, number] = _balanced(found, codes[index, fold.train])
+        for index in np.setdiff1d(np.arange(len(codes)), done):
+            refitted += 1
+            alone = _alone(rows[fold.train], codes[index, fold.train], classes, C)
+            coef[index, number], intercept[index, number] = alone
+            logits[index, fold.test] = _affine(rows[fold.test], *alone, fold.centre)
+            if len(np.unique(codes[index, fold.train])) > 1:
+                found = _affine(rows[fold.train], *alone, fold.centre)
+                accuracy[index, number] = _balanced(found, codes[index, fold.train])
+    return FoldFits(logits, accuracy, coef, intercept, refitted)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """One fold: rows centred and scaled by the training rows, those rows and the others, in f32."""
+
+    train: np.ndarray
+    test: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+    own: np.ndarray
+    held: np.ndarray
+
+
+def _scaled(x: np.ndarray, folds: Sequence[Fold]) -> Iterator[_Scaled]:
+    """Each fold in turn; the moments of all of them are sums over the same squares."""
+    middle = x.mean(axis=0)
+    moved = x - middle
+    squares = moved * moved
+    unit = np.sqrt(squares.mean(axis=0))
+    flat = unit <= 1e-9 * np.abs(x).max(axis=0)
+    unit[flat] = 1.0
+    moved /= unit
+    squares /= unit * unit
+    inside = np.zeros((len(folds), len(x)))
+    for row, (train, _) in zip(inside, folds, strict=True):
+        row[train] = 1 / len(train)
+    means = inside @ moved
+    variances = inside @ squares - means**2
+    rows = moved.astype(np.float32)
+    for (train, test), mean, variance in zip(folds, means, variances, strict=True):
+        # Where a fold hardly varies, the difference of two sums says nothing of how much.
+        narrow = np.flatnonzero(flat | (variance < _NARROW))
+        spread = np.sqrt(np.maximum(variance, _NARROW))
+        centre, scale = middle + unit * mean, unit * spread
+        own, held = ((rows[i] - mean.astype(F32)) / spread.astype(F32) for i in (train, test))
+        if len(narrow):
+            some = x[:, narrow]
+            centre[narrow], scale[narrow] = some[train].mean(axis=0), scales(some[train])
+            exact = (some - centre[narrow]) / scale[narrow]
+            own[:, narrow], held[:, narrow] = exact[train], exact[test]
+        yield _Scaled(train, test, centre, scale, own, held)
+
+
+def _settled(
+    x: np.ndarray, fold: _Scaled, codes: np.ndarray, classes: int, penalty: float, tol: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Weights and levels of the labelings that were settled, which these are, and how many of them
+    took double precision.
+    """
+    targets = np.eye(classes, dtype=F32)[codes].transpose(0, 2, 1)
+    targets = np.ascontiguousarray(targets[:, 1:] if classes == 2 else targets)
+    if len(codes) == 0:
+        shape = (0, targets.shape[1], x.shape[1])
+        return np.zeros(shape), np.zeros(shape[:2]), np.zeros(0, dtype=bool), 0
+    with np.errstate(all="ignore"):  # what is lost in single precision is judged by the gradient
+        found = solve(fold.own, targets, penalty, tol=tol)
+    weights, levels = found.weights.astype(np.float64), found.intercepts
+    settled = found.gradient <= tol
+    open_ = np.flatnonzero(~settled)
+    if len(open_):
+        own = (x[fold.train] - fold.centre) / fold.scale
+        with np.errstate(all="ignore"):
+            found = solve(own, targets[open_].astype(np.float64), penalty, tol=tol)
+        weights[open_], levels[open_] = found.weights, found.intercepts
+        settled[open_] = found.gradient <= tol
+    return weights[settled], levels[settled], settled, int(settled[open_].sum())
+
+
+def _alone(
+    x: np.ndarray, code: np.ndarray, classes: int, C: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients and intercepts of the classes that occur, by `LinearProbe`."""
+    there = np.unique(code)
+    coef, intercept = np.zeros((classes, x.shape[1])), np.full(classes, -np.inf)
+    intercept[there] = 0.0
+    if len(there) > 1:
+        probe = LinearProbe(C).fit(x, code)
+        own, level = probe.coef_, probe.intercept_
+        if len(there) == 2:
+            own, level = np.vstack([-own, own]) / 2, np.append(-level, level) / 2
+        coef[there], intercept[there] = own, level
+    if classes == 2:
+        return coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+    return coef, intercept
+
+
+def _affine(
+    x: np.ndarray, coef: np.ndarray, intercept: np.ndarray, centre: np.ndarray
+) -> np.ndarray:
+    return (x - centre) @ coef.T + (intercept + coef @ centre)
+
+
+def _balanced(logits: np.ndarray, code: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of their rows that is found."""
+    found = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+    counts = np.bincount(code)
+    right = np.bincount(code, weights=found == code)
+    return float(np.mean(right[counts > 0] / counts[counts > 0]))
