@@ -25,6 +25,14 @@ from geometry.distances import (
 )
 from geometry.erasure import LeaceEraser, LeaceFitter, NullspaceResult, iterated_nullspace
 from geometry.errors import GeometryError
+from geometry.estimates import (
+    canonical_estimate,
+    cka_estimate,
+    dimension_estimate,
+    effective_rank_estimate,
+    participation_ratio_estimate,
+    retrieval_estimate,
+)
 from geometry.estimation import mean_difference, paired_differences, random_subspace
 from geometry.joint import JointSubspaces, joint_null, joint_subspaces
 from geometry.karcher import KarcherMean, ProjectorMean, karcher_mean, projector_mean
@@ -37,6 +45,7 @@ from geometry.nulls import (
     haar_overlap,
     haar_overlap_sample,
 )
+from geometry.overlap_estimates import angle_estimate, direction_estimate, overlap_estimate
 from geometry.retrieval import (
     ParallelCosine,
     Retrieval,
@@ -147,6 +156,15 @@ __all__ = [
     "trace_ratio",
     "fisher_ratio",
     "Separability",
+    "overlap_estimate",
+    "angle_estimate",
+    "direction_estimate",
+    "cka_estimate",
+    "participation_ratio_estimate",
+    "effective_rank_estimate",
+    "canonical_estimate",
+    "retrieval_estimate",
+    "dimension_estimate",
     "haar_overlap",
     "haar_overlap_sample",
     "covariance_overlap_sample",

@@ -96,3 +96,26 @@ def spread(spectrum: ArrayLike, *, d: int, k: int) -> np.ndarray[Any, np.dtype[n
             "or take it from more rows."
         )
     return kept
+
+
+def members(groups: ArrayLike, *, n: int, least: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """The number of each row's group, from 0.
+
+    Raises:
+        GeometryError: another length than `n`, missing names, or fewer groups than `least`.
+    """
+    names = np.asarray(groups)
+    if names.shape != (n,):
+        raise GeometryError(
+            f"groups has shape {names.shape}, but there are {n} rows; give one each."
+        )
+    # Only a missing value differs from itself.
+    missing = sum(value is None or value != value for value in names.tolist())
+    if missing:
+        raise GeometryError(f"{missing} of the groups are missing; leave those rows out.")
+    found, member = np.unique(names.astype(str), return_inverse=True)
+    if len(found) < least:
+        raise GeometryError(
+            f"There are {len(found)} groups, too few for an interval; at least {least} are needed."
+        )
+    return member
