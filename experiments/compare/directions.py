@@ -11,6 +11,7 @@ from activations import layer_of
 from evidence import Estimate
 from experiments.compare.bench import Bench
 from experiments.compare.inputs import Rows
+from experiments.compare.layers import over_layers
 from experiments.compare.subspaces import variety_subspace
 from experiments.results import row
 from geometry import Subspace, covariance_overlap_sample, haar_overlap_sample, mean_difference
@@ -59,6 +60,7 @@ def compare_directions(bench: Bench) -> Iterator[dict[str, Any]]:
             yield from _cosine_nulls(bench, "direction_cosine", pooled, 1, where)
         if bench.inputs.corpus.has_varieties:
             yield from _with_varieties(bench, site, pooled, where)
+    yield from over_layers(bench, request_rows(bench, train=True), request_rows(bench, train=False))
 
 
 def _between(

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from experiments.compare import layer_findings
+
 
 def sentences(results: pd.DataFrame, standard: str) -> list[str]:
     """What was found, most general first."""
@@ -15,6 +17,7 @@ def sentences(results: pd.DataFrame, standard: str) -> list[str]:
         *_probe(results, "behaviour"),
         *_overlap(results),
         *_directions(results),
+        *layer_findings.sentences(results),
         *_ablation(results, standard),
         *_refusal(results),
         *_patching(results, standard),

@@ -45,6 +45,12 @@ def write_figures(path: Path, results: pd.DataFrame) -> dict[str, str]:
             "The harmful direction beside refusal and beside each variety",
             figures.chart_direction_cosine(results),
         )
+    if "direction_layer_cosine" in present:
+        keep(
+            "direction_layers",
+            "The harmful direction at every two depths",
+            figures.chart_direction_layers(results),
+        )
     if "loss_change" in present:
         keep(
             "ablation_loss",
@@ -123,6 +129,10 @@ def _method(settings: CompareSettings, inputs: Any) -> list[str]:
         "- Harmful direction: difference in means on the train side (Arditi et al. 2024). "
         "Ablation sets it to its mean over harmless requests at every block output; ablation to "
         "zero stands beside it. All effects are on the held-out side.",
+        "- Its drift over depth: cosines between disjoint halves of the train requests, corrected "
+        "for attenuation. Its count: rounds of estimating on the train side, testing on the "
+        f"held-out side ({settings.permutations} swaps of labels, corrected over sites) and "
+        "projecting out, until one fails.",
         "- Patching: the share of KL(standard, dialect) at the last token that is closed when "
         "the standard's states replace the dialect's; positions count from the end.",
         f"- Seed {settings.seed}. `config.toml` beside this file repeats the run: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.figures.causes import chart_ablation_loss, chart_patching_map, chart_refusal
-from experiments.figures.directions import chart_direction_cosine
+from experiments.figures.directions import chart_direction_cosine, chart_direction_layers
 from experiments.figures.look import Figure, Theme, depths, save_chart, variety_colours
 from experiments.figures.probing import chart_probe_curve
 from experiments.figures.subspaces import chart_overlap_by_layer, chart_overlap_matrix
@@ -13,6 +13,7 @@ __all__ = [
     "chart_overlap_matrix",
     "chart_overlap_by_layer",
     "chart_direction_cosine",
+    "chart_direction_layers",
     "chart_ablation_loss",
     "chart_refusal",
     "chart_patching_map",

@@ -1,21 +1,26 @@
-"""How near the harmful direction lies to refusal and to each variety, by depth."""
+"""How near the harmful direction lies to refusal, to each variety, and to other depths' own."""
 
 from __future__ import annotations
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from experiments.figures.look import (
+    DEPTH_TITLE,
     Figure,
     Theme,
     control,
     depth_axis,
     depth_width,
+    depths,
     empty_chart,
     figure,
     finish,
     palette,
+    place,
     plain,
+    steps,
     title,
     variety_colours,
     with_depth,
@@ -48,6 +53,86 @@ def chart_direction_cosine(
         ),
         theme,
     )
+
+
+def chart_direction_layers(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
+    """Cosine of the harmful direction at every two depths, and the step at which it turns most.
+
+    The two come from disjoint halves of the requests, so the diagonal is the reliability and less
+    than 1. Both triangles show the same figure.
+    """
+    pairs, own = plain(frame, "direction_layer_cosine"), plain(frame, "direction_reliability")
+    if pairs.empty:
+        return empty_chart(
+            "This run compared the harmful direction of no two depths: that takes harmful and "
+            "harmless requests, and two sites.",
+            theme,
+        )
+    everything = frame[frame["measure"].isin(["direction_layer_cosine", "direction_reliability"])]
+    labels = depths(everything)
+    turned = pairs.rename(columns={"site": "reference", "reference": "site"})
+    cells = with_text(pd.concat([pairs, turned, own.assign(reference=own["site"])]))
+    cells = cells.assign(one=cells["site"].map(labels), other=cells["reference"].map(labels))
+    p, order = palette(theme), list(labels.values())
+    step = 54 if len(order) <= 8 else max(9, 430 // len(order))
+    axis = alt.Axis(labelAngle=0, labelOverlap=True)
+    least = min(0.0, float(cells["value"].min()))
+    middle = (1 + least) / 2
+    base = alt.Chart(cells).encode(
+        x=alt.X("one:O", scale=alt.Scale(domain=order), title=DEPTH_TITLE, axis=axis),
+        y=alt.Y("other:O", scale=alt.Scale(domain=order[::-1]), title=DEPTH_TITLE, axis=axis),
+        tooltip=["site", "reference", alt.Tooltip("said", title="cosine"), "n", "p"],
+    )
+    colour = alt.Color(
+        "value:Q",
+        title="cosine",
+        # One ramp from dark to light, so that a grey print keeps the order.
+        scale=alt.Scale(domain=[least, middle, 1], range=list(p.ramp), interpolate="lab"),
+        legend=steps([1, middle, least], ".2f"),
+    )
+    layers: list[alt.Chart] = [
+        base.mark_rect(stroke=p.ground, strokeWidth=1.5).encode(color=colour)
+    ]
+    if step >= 30:
+        deep = alt.datum.value > least + 0.7 * (1 - least)
+        over = alt.value("#ffffff" if theme == "light" else "#0e1117")
+        text = alt.Text("value:Q", format=".2f")
+        shade = alt.condition(deep, over, alt.value(p.ink))
+        layers.append(base.mark_text(size=12).encode(text=text, color=shade))
+    told = _turn(frame, labels)
+    below = ["Two disjoint halves of the requests; diagonal: the reliability of the direction."]
+    if len(plain(frame, "direction_drift")) < len(order) - 1:
+        below.append("A step from or to a depth with no sure direction does not count as a turn.")
+    below += _chance(frame)
+    width = step * len(order)
+    chart = alt.layer(*layers).properties(
+        width=width, height=width, title=title(told, *below, width=width + 240), description=told
+    )
+    return finish(chart, theme)
+
+
+def _turn(frame: pd.DataFrame, labels: dict[str, str]) -> str:
+    """What the map's title says: the largest step between depths that each have a direction."""
+    drift = plain(frame, "direction_drift")
+    drift = drift[drift["reference"].isin(list(labels)) & drift["site"].isin(list(labels))]
+    if drift.empty:
+        return "How alike the harmful direction is at every two depths"
+    most = drift.loc[drift["value"].idxmin()]
+    degrees = np.degrees(np.arccos(np.clip(most["value"], -1, 1)))
+    before, here = place(labels[most["reference"]]), place(labels[most["site"]])
+    return (
+        f"The harmful direction turns most from {before} to {here}: {degrees:.0f}° "
+        f"(cosine {figure(most)}, corrected for noise)"
+    )
+
+
+def _chance(frame: pd.DataFrame) -> list[str]:
+    said = []
+    for name, words in _NULLS.items():
+        null = control(frame, "direction_layer_cosine", name)
+        if len(null):
+            said.append(f"{words} up to {null['high'].max():.2f}")
+    return [f"Absolute cosine by chance (95% of draws): {'; '.join(said)}."] if said else []
 
 
 def _panel(frame: pd.DataFrame, measure: str, theme: Theme, at: str | None) -> Figure:
@@ -136,10 +221,8 @@ def _told(rows: pd.DataFrame, measure: str) -> tuple[str, str]:
     bands = "Grey bands: 95% of draws from the data's own covariance (fainter), uniform (stronger)."
     if measure == "direction_cosine":
         last = rows.iloc[-1]
-        where = "the embedding" if last["depth"] == "embed" else f"block {last['depth']}"
         told = f"Cosine of the {last['variety']} and the {last['reference']} direction: "
-        return f"{told}{figure(last)} at {where}", bands
+        return f"{told}{figure(last)} at {place(last['depth'])}", bands
     best = rows.loc[rows["value"].idxmax()]
-    where = "the embedding" if best["depth"] == "embed" else f"block {best['depth']}"
     told = f"Of the varieties, {best['variety']} comes nearest to the {best['reference']} direction"
-    return f"{told}: {figure(best)} at {where}", bands
+    return f"{told}: {figure(best)} at {place(best['depth'])}", bands

@@ -47,6 +47,7 @@ def made_results() -> pd.DataFrame:
         _probes(say, i, at)
         _overlaps(say, i, at, rng)
         say("direction_cosine", 0.1 * i, variety="refusal", reference="harmful", **at)
+        _over_layers(say, i, at)
         for null, width in (("random_subspace", 0.1), ("covariance_null", 0.25)):
             say("direction_cosine", width, width * 0.9, control=null, **at)
             say("direction_subspace_cosine", width, width * 0.8, control=null, **at)
@@ -75,6 +76,26 @@ def _overlaps(say: Any, i: int, at: dict[str, Any], rng: np.random.Generator) ->
         say("subspace_overlap", figure, variety=a, reference=b, control=half, **at)
     say("subspace_overlap", 0.06, 0.03, control="random_subspace", **at)
     say("subspace_overlap", 0.17, 0.06, control="covariance_null", **at)
+
+
+def _over_layers(say: Any, i: int, at: dict[str, Any]) -> None:
+    """No direction at the embedding; from block 2 to block 3 it turns by a cosine of 0.5."""
+    at = at | {"behaviour": "harmful"}
+    own = 0.9 if i else 0.05
+    say("direction_reliability", own, 0.04, p=0.01 if i else 0.6, **at)
+    say("direction_reliability", 0.3, 0.3, control="covariance_null", **at)
+    for j in range(i + 1, len(SITES)):
+        figure = 0.02 if i == 0 else 0.42 if i < 4 <= j else 0.85
+        pair = at | {"reference": SITES[j]}
+        say("direction_layer_cosine", figure, p=0.02, **pair)
+        say("direction_layer_cosine", 0.2, 0.2, control="covariance_null", **pair)
+        say("direction_layer_cosine", 0.07, 0.07, control="random_subspace", **pair)
+    if i > 1:
+        say("direction_drift", 0.5 if i == 4 else 0.97, 0.02, reference=SITES[i - 1], **at)
+    say("direction_count", [0, 1, 1, 1, 1, 2, 1][i], 0, **at)
+    for removed in range([1, 2, 2, 2, 2, 3, 2][i]):
+        p = 0.01 if removed < [0, 1, 1, 1, 1, 2, 1][i] else 0.4
+        say("direction_separation", 0.9 - 0.2 * removed, position=removed, p=p, **at)
 
 
 def _causes(say: Any, rng: np.random.Generator) -> None:

@@ -138,6 +138,19 @@ def test_the_picture_names_the_line_of_every_variety(frame: pd.DataFrame) -> Non
     assert [name for name in shown if name in made_results.VARIETIES] == made_results.VARIETIES
 
 
+def test_the_map_of_directions_is_symmetric_and_says_where_it_turns(frame: pd.DataFrame) -> None:
+    spec = figures.chart_direction_layers(frame).to_dict()
+    cells = pd.DataFrame(next(iter(spec["datasets"].values())))
+    table = cells.set_index(["one", "other"])["value"].unstack()  # noqa: PD010
+    assert table.shape == (7, 7) and table.notna().all().all()
+    pd.testing.assert_frame_equal(table, table.T, check_names=False)
+    assert table.loc["3", "3"] == 0.9
+    told = " ".join(spec["title"]["text"]).replace("\u00a0", " ")
+    assert "from block 2 to block 3: 60° (cosine 0.50 [0.48, 0.52]" in told
+    assert "no sure direction" in " ".join(spec["title"]["subtitle"])
+    assert "covariance up to 0.40" in " ".join(spec["title"]["subtitle"])
+
+
 def test_tiles_and_their_control_share_one_legend(frame: pd.DataFrame) -> None:
     assert drawn(figures.chart_ablation_loss(frame)).count("change of loss") == 1
 
