@@ -17,6 +17,12 @@ from probes.baselines import (
 )
 from probes.batched import FoldFits, fit_folds
 from probes.calibration import brier_score, expected_calibration_error, log_loss, reliability_curve
+from probes.calibration_estimates import (
+    brier_estimate,
+    calibration_estimate,
+    code_estimate,
+    log_loss_estimate,
+)
 from probes.codelength import CodeLength, prequential_code, variational_code
 from probes.contrast import ContrastProbe, ContrastScores
 from probes.controls import control_labels
@@ -74,7 +80,11 @@ __all__ = [
     "expected_calibration_error",
     "brier_score",
     "log_loss",
+    "calibration_estimate",
+    "brier_estimate",
+    "log_loss_estimate",
     "CodeLength",
     "prequential_code",
     "variational_code",
+    "code_estimate",
 ]

@@ -27,12 +27,9 @@ def reliability_curve(
     Raises:
         ProbeError: rows that are not probabilities, labels that are no class, no bins.
     """
-    p, code = _checked(probabilities, labels, classes)
-    if bins < 1:
-        raise ProbeError(f"bins is {bins}; it must be at least 1.")
+    p, code = checked(probabilities, labels, classes)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == code
-    edges = np.linspace(0, 1, bins + 1)
-    which = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    which, edges = confidence_bins(p, bins)
     rows = [
         {
             "low": edges[b],
@@ -52,7 +49,7 @@ def expected_calibration_error(
     """Mean gap |accuracy - confidence| over rows, in [0, 1] (ECE; Guo et al. 2017, eq. 3).
 
     Bins are those of `reliability_curve`. It depends on their number, and with few rows it is
-    above zero for a calibrated probe too.
+    above zero for a calibrated probe too: `calibration_estimate` takes that off.
 
     Raises:
         ProbeError: as `reliability_curve`.
@@ -70,7 +67,7 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike, classes: ArrayLike)
     Raises:
         ProbeError: as `reliability_curve`.
     """
-    p, code = _checked(probabilities, labels, classes)
+    p, code = checked(probabilities, labels, classes)
     return float(np.mean(np.sum((p - np.eye(p.shape[1])[code]) ** 2, axis=1)))
 
 
@@ -80,15 +77,31 @@ def log_loss(probabilities: ArrayLike, labels: ArrayLike, classes: ArrayLike) ->
     Raises:
         ProbeError: as `reliability_curve`.
     """
-    p, code = _checked(probabilities, labels, classes)
+    p, code = checked(probabilities, labels, classes)
     with np.errstate(divide="ignore"):
         return float(-np.mean(np.log(p[np.arange(len(p)), code])))
 
 
-def _checked(
+def confidence_bins(p: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bin `[n]` of each row's confidence, and the edges `[bins + 1]`.
+
+    Raises:
+        ProbeError: no bins.
+    """
+    if bins < 1:
+        raise ProbeError(f"bins is {bins}; it must be at least 1.")
+    edges = np.linspace(0, 1, bins + 1)
+    return np.clip(np.searchsorted(edges, p.max(axis=1), side="left") - 1, 0, bins - 1), edges
+
+
+def checked(
     probabilities: ArrayLike, labels: ArrayLike, classes: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities `[n, classes]` and the column of each label."""
+    """Probabilities `[n, classes]` and the column of each label.
+
+    Raises:
+        ProbeError: rows that are not probabilities, or labels that are no class.
+    """
     p = np.asarray(probabilities, dtype=np.float64)
     columns = names(classes, what="classes")
     if p.ndim != 2 or p.shape[0] == 0 or p.shape[1] != len(columns):

@@ -25,6 +25,7 @@ class CodeLength:
     Attributes:
         nats: the code, mean over orders. uniform: n log classes, the code without states.
         nats_by_order: `[orders]`; of one entry for a variational code.
+        by_row: `[n]`, of a prequential code, what each label took, mean over orders.
         blocks: of a prequential code, columns order, start, stop (in groups), nats, uniform
             (whether coded uniformly), impossible (labels below p = 1e-12, coded at that).
     """
@@ -33,6 +34,7 @@ class CodeLength:
     uniform: float
     nats_by_order: np.ndarray
     blocks: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    by_row: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
 
     @property
     def bits(self) -> float:
@@ -88,22 +90,23 @@ def prequential_code(
     if orders < 1:
         raise ProbeError(f"orders is {orders}; it must be at least 1.")
     ends = np.unique(np.maximum(np.round(cuts * len(unique)).astype(int), 1))
-    flat, found = float(np.log(len(classes))), []
+    flat, found, by_row = float(np.log(len(classes))), [], np.zeros(len(rows))
     for order in range(orders):
         place = np.random.default_rng([seed, order]).permutation(len(unique))[member]
         for start, stop in zip([0, *ends[:-1]], ends, strict=True):
             past, block = place < start, (place >= start) & (place < stop)
             blind = len(np.unique(code[past])) < len(classes)
-            nats, impossible = flat * block.sum(), 0
+            nats, impossible = np.full(block.sum(), flat), 0
             if not blind:
                 reader: Any = clone(LinearProbe() if probe is None else probe)
                 reader.fit(rows[past], code[past])
                 p = reader.predict_proba(rows[block])[np.arange(block.sum()), code[block]]
                 impossible = int((p < 1e-12).sum())
-                nats = -np.log(np.maximum(p, 1e-12)).sum()
-            found.append((order, int(start), int(stop), float(nats), blind, impossible))
+                nats = -np.log(np.maximum(p, 1e-12))
+            by_row[block] += nats / orders
+            found.append((order, int(start), int(stop), float(nats.sum()), blind, impossible))
     blocks = pd.DataFrame(
         found, columns=pd.Index(["order", "start", "stop", "nats", "uniform", "impossible"])
     )
     each = np.bincount(blocks["order"].to_numpy(), weights=blocks["nats"].to_numpy())
-    return CodeLength(float(each.mean()), flat * len(rows), each, blocks)
+    return CodeLength(float(each.mean()), flat * len(rows), each, blocks, by_row)
