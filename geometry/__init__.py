@@ -36,6 +36,7 @@ from geometry.estimates import (
 from geometry.estimation import mean_difference, paired_differences, random_subspace
 from geometry.joint import JointSubspaces, joint_null, joint_subspaces
 from geometry.karcher import KarcherMean, ProjectorMean, karcher_mean, projector_mean
+from geometry.layer_cka import LayerCKA, layer_cka
 from geometry.nulls import (
     CosineNull,
     HaarMoments,
@@ -68,7 +69,6 @@ from geometry.similarity import (
     debiased_cka,
     dissimilarities,
     linear_cka,
-    permuted_cka,
     procrustes_angle,
     procrustes_distance,
     rsa,
@@ -134,7 +134,8 @@ __all__ = [
     "linear_cka",
     "debiased_cka",
     "cka_matrix",
-    "permuted_cka",
+    "layer_cka",
+    "LayerCKA",
     "canonical_correlations",
     "cca_similarity",
     "svcca",

@@ -89,39 +89,6 @@ def cka_matrix(
     return np.minimum(found, 1.0)
 
 
-def permuted_cka(
-    layers: ArrayLike | Sequence[ArrayLike], orders: ArrayLike
-) -> Float[np.ndarray, "draws layers layers"]:
-    """Debiased CKA `[b, i, j]` of layer i with the rows of layer j in order `orders[b]`.
-
-    The null of `cka_matrix`: what layers have in common once their rows no longer belong together.
-    Each Gram matrix is computed once for all draws, and all of them are held: `[L, n, n]`.
-
-    Args:
-        orders: `[draws, n]`, permutations of the row numbers. Rows of one group are not
-            exchangeable with others, so permute whole groups.
-
-    Raises:
-        GeometryError: as `cka_matrix`, or orders that are no permutations.
-    """
-    every = _layers(layers, "layers")
-    n = len(every[0])
-    wanted = np.asarray(orders)
-    if wanted.ndim != 2 or not (np.sort(wanted, axis=1) == np.arange(n)).all():
-        raise GeometryError(f"orders must hold permutations of 0 to {n - 1}, as [draws, {n}].")
-    _same_rows(every, 4)
-    grams = np.stack([x @ x.T for x in every])
-    for gram, x in zip(grams, every, strict=True):
-        _u_centre(gram, _row_sums(x, True), 0)
-    flat = grams.reshape(len(grams), -1)
-    lengths = _lengths(np.einsum("ln,ln->l", flat, flat), every)
-    found = np.empty((len(wanted), len(grams), len(grams)))
-    for b, order in enumerate(wanted):
-        moved = grams.take(order, axis=1).take(order, axis=2)  # 5 times as fast as one index
-        found[b] = flat @ moved.reshape(flat.shape).T
-    return np.minimum(found / np.outer(lengths, lengths), 1.0)
-
-
 def dissimilarities(
     x: ArrayLike, *, measure: Dissimilarity = "correlation"
 ) -> Float[np.ndarray, " pairs"]:

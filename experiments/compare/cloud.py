@@ -9,27 +9,23 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from activations import layer_of
-from evidence import Estimate, max_statistic_p
+from evidence import Estimate, grouped_jackknife, max_statistic_p
 from experiments.compare.bench import Bench
 from experiments.compare.inputs import Inputs, Rows
 from experiments.results import row
 from geometry import (
     GeometryError,
+    LayerCKA,
     all_but_the_top,
     anisotropy,
-    cka_matrix,
-    participation_ratio,
-    permuted_cka,
-    two_nn,
+    dimension_estimate,
+    layer_cka,
+    participation_ratio_estimate,
 )
 
-_BLOCKS = 10  # parts of the groups, each left out once for an interval
-_LEAST_GROUPS = 4
-
-Statistic = Callable[[np.ndarray, np.ndarray], float]
+_LEAST_GROUPS = 5
 
 
 @dataclass(frozen=True)
@@ -88,67 +84,29 @@ def shape_rows(
     """
     lengths = np.linalg.norm(x, axis=1, keepdims=True)
     directions = x / np.where(lengths > 0, lengths, 1.0)
-    where = {"site": site, "layer": layer_of(site)}
-
-    def spectral(part: np.ndarray, groups: np.ndarray) -> float:
-        return participation_ratio(part, debiased=True, independent=len(np.unique(groups)))
-
-    def local(part: np.ndarray, groups: np.ndarray) -> float:
-        return two_nn(part, groups=groups)
-
-    for measure, statistic in (("participation_ratio", spectral), ("intrinsic_dimension", local)):
-        estimate = without_blocks(flat, cloud.groups, statistic, positive=True, seed=seed)
-        if estimate is not None:
-            yield row(measure, estimate, unit="dimensions", **where)
-    estimate = without_blocks(directions, cloud.groups, lambda part, _: anisotropy(part), seed=seed)
-    if estimate is not None:
-        yield row("anisotropy", estimate, unit="mean cosine", **where)
-
-
-def without_blocks(
-    x: np.ndarray,
-    groups: np.ndarray,
-    statistic: Statistic,
-    *,
-    positive: bool = False,
-    seed: int,
-) -> Estimate | None:
-    """A statistic of rows and groups with a jackknife interval; None where it has no value.
-
-    Groups are cut into at most B = 10 random parts, of which each is left out once: Student's t
-    with B - 1 degrees of freedom on √((B-1)/B Σ(θ_b - θ̄)²), of the logarithm where the statistic
-    is `positive`. A bootstrap would put copies of rows beside each other, which no measure of
-    dimension survives.
-    """
-    value = _value(statistic, x, groups)
-    if value is None:
-        return None
-    names, member = np.unique(groups, return_inverse=True)
-    count = min(_BLOCKS, len(names))
-    part = np.random.default_rng([seed, 11]).permutation(len(names)) % count
-    left = [
-        _value(statistic, x[part[member] != b], groups[part[member] != b]) for b in range(count)
-    ]
-    found = np.array([v for v in left if v is not None])
-    if count < 3 or len(found) < count:
-        return Estimate(value, n=len(names), seed=seed)
-    found = np.log(found) if positive else found
-    error = np.sqrt((count - 1) / count * np.sum((found - found.mean()) ** 2))
-    half = float(stats.t.ppf(0.975, count - 1) * error)
-    if positive:
-        low, high = value * np.exp(-half), value * np.exp(half)
-    else:
-        low, high = value - half, value + half
-    return Estimate(value, float(low), float(high), n=len(names), seed=seed)
-
-
-def _value(statistic: Statistic, x: np.ndarray, groups: np.ndarray) -> float | None:
-    """The statistic, or None where these rows do not allow it or nothing bounds it."""
-    try:
-        value = statistic(x, groups)
-    except GeometryError:
-        return None
-    return value if np.isfinite(value) else None
+    measured: dict[str, tuple[str, Callable[[], Estimate]]] = {
+        "participation_ratio": (
+            "dimensions",
+            lambda: participation_ratio_estimate(flat, cloud.groups),
+        ),
+        "intrinsic_dimension": ("dimensions", lambda: dimension_estimate(flat, cloud.groups)),
+        "anisotropy": (
+            "mean cosine",
+            lambda: grouped_jackknife(
+                lambda rows: anisotropy(directions[rows]),
+                cloud.groups,
+                debias=False,
+                seed=seed,
+                bounds=(-1, 1),
+            ),
+        ),
+    }
+    for measure, (unit, estimate) in measured.items():
+        try:
+            found = estimate()
+        except GeometryError:
+            continue  # these rows do not allow it, as where two texts have one state
+        yield row(measure, found, site=site, layer=layer_of(site), unit=unit)
 
 
 def exchanged(cloud: Cloud, *, draws: int, seed: int) -> Int[np.ndarray, "draws n"] | None:
@@ -176,53 +134,72 @@ def exchanged(cloud: Cloud, *, draws: int, seed: int) -> Int[np.ndarray, "draws 
 def cka_rows(
     layers: dict[str, np.ndarray], cloud: Cloud, *, draws: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Debiased CKA of every two sites.
+    """CKA of every two sites, from rows of different groups.
 
     Beside it the same with groups exchanged at one of the two, and without each site's first
     principal component, on which a few dimensions of great variance weigh most.
     """
     sites, every = list(layers), list(layers.values())
-    value = cka_matrix(every)
-    without = _without_top(every)
     orders = exchanged(cloud, draws=draws, seed=seed)
-    drawn = None if orders is None else permuted_cka(every, orders)
-    p = np.full(value.shape, np.nan) if drawn is None else _corrected(value, drawn)
+    found = layer_cka(every, cloud.groups, orders=orders)
+    without = _without_top(every, cloud)
+    p = _corrected(found)
     for a, b in combinations_with_replacement(range(len(sites)), 2):
         where = {
             "site": sites[a],
             "layer": layer_of(sites[a]),
             "reference": sites[b],
-            "unit": "debiased CKA",
+            "unit": "CKA",
         }
-        yield row("cka", value[a, b], n=cloud.n_groups, p=p[a, b], **where)
+        yield row("cka", _cell(found, a, b, cloud.n_groups, p[a, b]), **where)
         if without is not None:
-            told = {"control": "without_top_component", "n": cloud.n_groups}
-            yield row("cka", without[a, b], **told, **where)
-        if drawn is not None:
-            sample = drawn[:, a, b]
+            cell = _cell(without, a, b, cloud.n_groups)
+            yield row("cka", cell, control="without_top_component", **where)
+        if orders is not None:
+            sample = found.permuted[:, a, b]
             low, high = np.quantile(sample, [0.025, 0.975])
             null = Estimate(float(sample.mean()), float(low), float(high), n=draws, seed=seed)
             yield row("cka", null, control="shuffled_groups", **where)
 
 
-def _without_top(every: list[np.ndarray]) -> Float[np.ndarray, "l l"] | None:
+def _cell(found: LayerCKA, a: int, b: int, n: int, p: float = np.nan) -> Estimate:
+    """One pair of sites; a site with itself is 1 and has no interval."""
+    if a == b:
+        return Estimate(1.0, n=n)
+    return Estimate(found.value[a, b], found.low[a, b], found.high[a, b], n=n, p=p)
+
+
+def _without_top(every: list[np.ndarray], cloud: Cloud) -> LayerCKA | None:
     """None where some site varies along one direction only."""
     try:
-        return cka_matrix([all_but_the_top(x, components=1) for x in every])
+        return layer_cka([all_but_the_top(x, components=1) for x in every], cloud.groups)
     except GeometryError:
         return None
 
 
-def _corrected(value: np.ndarray, drawn: np.ndarray) -> Float[np.ndarray, "l l"]:
+def _corrected(found: LayerCKA) -> Float[np.ndarray, "l l"]:
     """P-values of all pairs together; each is first put on the scale of its own null."""
-    a, b = np.triu_indices(len(value), 1)
-    mean, sd = drawn[:, a, b].mean(axis=0), drawn[:, a, b].std(axis=0)
-    p = np.full(value.shape, np.nan)
+    a, b = np.triu_indices(len(found.value), 1)
+    p = np.full(found.value.shape, np.nan)
+    drawn, value = found.permuted[:, a, b], found.value[a, b]
+    if drawn.size == 0:
+        return p
+    mean, sd = drawn.mean(axis=0), drawn.std(axis=0)
     tested = sd > 1e-9
     if tested.any():
-        a, b, mean, sd = a[tested], b[tested], mean[tested], sd[tested]
-        p[a, b] = max_statistic_p((value[a, b] - mean) / sd, (drawn[:, a, b] - mean) / sd)
+        score = ((value - mean) / np.where(tested, sd, 1))[tested]
+        null = ((drawn - mean) / np.where(tested, sd, 1))[:, tested]
+        p[a[tested], b[tested]] = max_statistic_p(score, null)
     return p
+
+
+def _varies_between(x: np.ndarray, cloud: Cloud) -> bool:
+    """Whether groups differ by more than the noise of their rows."""
+    try:
+        layer_cka([x], cloud.groups)
+    except GeometryError:
+        return False
+    return True
 
 
 def cloud_rows(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -235,7 +212,9 @@ def cloud_rows(bench: Bench) -> Iterator[dict[str, Any]]:
         x = bench.states(site)[cloud.rows]
         if not varies(x):
             continue
-        layers[site] = coordinates(x)
-        yield from shape_rows(x, layers[site], cloud, seed, site)
+        flat = coordinates(x)
+        yield from shape_rows(x, flat, cloud, seed, site)
+        if _varies_between(flat, cloud):
+            layers[site] = flat
     if layers:
         yield from cka_rows(layers, cloud, draws=bench.settings.permutations, seed=seed)

@@ -161,7 +161,7 @@ def _likeness(results: pd.DataFrame) -> Iterator[str]:
 
     said = (
         f"The states of `{least['site']}` and `{least['reference']}` are least alike: CKA "
-        f"{rounded(least['value'])}"
+        f"{figure(least)}"
     )
     null = beside("shuffled_groups")
     if len(null):
@@ -169,7 +169,7 @@ def _likeness(results: pd.DataFrame) -> Iterator[str]:
         said += f", where groups exchanged at one of them, so that only labels agree, give {given}"
     without = beside("without_top_component")
     if len(without):
-        rest = rounded(without["value"].iloc[0])
+        rest = figure(without.iloc[0])
         said += f"; without the first principal component of each it is {rest}"
     yield said + "."
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from experiments.figures.angles import chart_angle_spectrum
 from experiments.figures.causes import chart_ablation_loss, chart_patching_map, chart_refusal
 from experiments.figures.directions import chart_direction_cosine, chart_direction_layers
+from experiments.figures.kinship import chart_dendrogram
+from experiments.figures.likeness import chart_cka
 from experiments.figures.look import Figure, Theme, depths, save_chart, variety_colours
 from experiments.figures.probing import chart_probe_curve
+from experiments.figures.projection import chart_projection
+from experiments.figures.reliability import chart_reliability
 from experiments.figures.subspaces import chart_overlap_by_layer, chart_overlap_matrix
 
 __all__ = [
     "chart_probe_curve",
     "chart_overlap_matrix",
     "chart_overlap_by_layer",
+    "chart_angle_spectrum",
+    "chart_dendrogram",
+    "chart_cka",
+    "chart_reliability",
+    "chart_projection",
     "chart_direction_cosine",
     "chart_direction_layers",
     "chart_ablation_loss",

@@ -19,6 +19,7 @@ from experiments.figures.look import (
     rounded,
     steps,
     title,
+    with_text,
 )
 
 _PANELS = {"": "all of the states", "without_top_component": "first principal component taken out"}
@@ -70,7 +71,9 @@ def _panel(
     here = rows[rows["control"] == kind]
     turned = here.rename(columns={"site": "reference", "reference": "site"})
     cells = pd.concat([here, turned[here["site"] != here["reference"]]])
-    cells = cells.assign(depth=cells["site"].map(labels), other=cells["reference"].map(labels))
+    cells = with_text(cells).assign(
+        depth=cells["site"].map(labels), other=cells["reference"].map(labels)
+    )
     p, order = palette(theme), list(labels.values())
     axis = alt.Axis(labelAngle=0, labelOverlap=True)
     base = alt.Chart(cells).encode(
@@ -84,7 +87,7 @@ def _panel(
         tooltip=[
             alt.Tooltip("site", title="site"),
             alt.Tooltip("reference", title="and"),
-            alt.Tooltip("value:Q", title="debiased CKA", format=".3f"),
+            alt.Tooltip("said", title="CKA"),
             "n",
             "p",
         ],
@@ -92,7 +95,7 @@ def _panel(
     middle = (1 + least) / 2
     colour = alt.Color(
         "value:Q",
-        title=["debiased", "CKA"],
+        title="CKA",
         scale=alt.Scale(domain=[least, middle, 1], range=list(p.ramp), interpolate="lab"),
         legend=steps([1, middle, least], ".2f"),
     )

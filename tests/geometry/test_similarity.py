@@ -18,7 +18,6 @@ from geometry import (
     debiased_cka,
     dissimilarities,
     linear_cka,
-    permuted_cka,
     procrustes_angle,
     procrustes_distance,
     rsa,
@@ -182,18 +181,3 @@ def test_bad_input_is_one_clear_sentence() -> None:
         procrustes_distance(x, x[:5])
     with pytest.raises(GeometryError, match="does not vary"):
         procrustes_angle(x, np.ones((6, 3)))
-
-
-def test_permuted_cka_is_cka_of_permuted_rows() -> None:
-    layers = [gaussian(s, 12, 5 + s) for s in range(3)]
-    orders = np.array([np.random.default_rng(s).permutation(12) for s in range(4)])
-    found = permuted_cka(layers, orders)
-    for drawn, order in zip(found, orders, strict=True):
-        plain = cka_matrix(layers, [x[order] for x in layers])
-        np.testing.assert_allclose(drawn, plain, atol=1e-12)
-    np.testing.assert_allclose(permuted_cka(layers, [range(12)])[0], cka_matrix(layers), atol=1e-12)
-
-
-def test_orders_that_are_no_permutations_are_refused() -> None:
-    with pytest.raises(GeometryError, match="permutations of 0 to 5"):
-        permuted_cka([gaussian(0, 6, 3)], [[0, 0, 1, 2, 3, 4]])
