@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 #: Tokens in a pass, and what a further pass costs in tokens: a GPU is idle between small passes.
 _BUDGET = {"cpu": 2048, "cuda": 32768}
@@ -61,3 +62,9 @@ def full_batches(lengths: Sequence[int], *, budget: int) -> list[list[int]]:
             batches.append([index])
             held = lengths[index]
     return batches
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; a CPU's allocator raises a plain RuntimeError that says so."""
+    known = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, known) or "allocate memory" in str(error)

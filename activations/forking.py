@@ -55,6 +55,10 @@ class Forks:
                     raise CannotFork(found)
             return cls(model, _RUNS[model])
 
+    def first_block(self, site: str) -> int:
+        """The first block that a change at `site` makes another; `n_layers` for none."""
+        return self._runs.first_block(site)
+
     def record(self, ids: Sequence[Sequence[int]]) -> Record:
         """The base runs of these texts, to part from."""
         with self._model.lock:
@@ -91,7 +95,7 @@ def _tried(model: Model, site: str) -> str | bool:
     try:
         if model not in _RUNS:
             _RUNS[model] = ForkedRuns(model.hf, engine.sites, model.n_layers)
-        _RUNS[model].require(site)
+        _RUNS[model].first_block(site)
         if not _agree(model, _RUNS[model], site):
             return f"forks at {site} give other numbers than edits"
     except CannotPack as error:

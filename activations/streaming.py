@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activations.batching import full_batches, length_batches, limits
+from activations.batching import full_batches, length_batches, limits, out_of_memory
 from activations.errors import CaptureError
 from activations.job import Job
 from activations.places import Site
@@ -151,7 +151,7 @@ class _Passes:
                 self._copy(x, target[site])
             return True
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -240,10 +240,3 @@ def _require_numbers(job: Job, number: int, whole: dict[str, Tensor]) -> None:
                 f"The states at {site} are NaN or infinite for the text {text!r}; "
                 "try dtype float32, or check the model's weights."
             )
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # A CPU's allocator raises a plain RuntimeError, known only by what it says.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(
-        error
-    )

@@ -40,6 +40,13 @@ if TYPE_CHECKING:
         refusal_rate,
     )
     from interventions.patching import PatchSweep, patch_sweep
+    from interventions.readings import (
+        AnswerLogProb,
+        ContinuationLoss,
+        KLFromSource,
+        LogitDifference,
+        Metric,
+    )
     from interventions.steering import dose_response
 
 __all__ = [
@@ -75,6 +82,11 @@ __all__ = [
     "align_tokens",
     "patch_sweep",
     "PatchSweep",
+    "Metric",
+    "KLFromSource",
+    "LogitDifference",
+    "AnswerLogProb",
+    "ContinuationLoss",
 ]
 
 _HOMES = {
@@ -110,6 +122,11 @@ _HOMES = {
     "align_tokens": "interventions.alignment",
     "patch_sweep": "interventions.patching",
     "PatchSweep": "interventions.patching",
+    "Metric": "interventions.readings",
+    "KLFromSource": "interventions.readings",
+    "LogitDifference": "interventions.readings",
+    "AnswerLogProb": "interventions.readings",
+    "ContinuationLoss": "interventions.readings",
 }
 
 

@@ -1,60 +1,72 @@
-"""Which states carry the difference between two texts: a sweep over layers and positions."""
+"""Which states carry the difference between two texts: a sweep over sites and positions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from activations import layer_of
 from evidence import EvidenceError, cluster_bootstrap
 from interventions.alignment import align_tokens
-from interventions.edits import Replacement
+from interventions.cells import Align, Case, Cell, States, cells_of, make_cases
 from interventions.errors import EditError
+from interventions.readings import Metric, PlainMetric, as_metric
+from interventions.sweep_runs import Work, runs_of
+from interventions.sweep_store import SweepStore
 
 if TYPE_CHECKING:
     from activations import Model
 
-#: From logits `[B, V]` of runs, and those of the source and base run `[V]`, to a figure `[B]`.
-Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Way = Literal["denoise", "noise", "both"]
+Passes = Literal["auto", "forked", "whole"]
 
-#: Logits of one batch hold at most this many numbers, whatever the vocabulary.
-_MOST_LOGITS = 2**26
+_PASSES = ("auto", "forked", "whole")
+_WAYS = {"denoise": ("denoise",), "noise": ("noise",), "both": ("denoise", "noise")}
+_CELL = ["way", "site", "layer", "head", "position"]
+#: Memory for the states, keys and values of the pairs that are worked on together.
+_PIECE_BYTES = 2**28
 
 
 @dataclass(frozen=True, eq=False)
 class PatchSweep:
     """What a sweep found.
 
-    `frame` has one row for each pair × site × segment: `pair`, `site`, `layer`, `position` (tokens
-    from the end of the base text to the segment's last token, 0 = the last), `width` (tokens in
-    it), `patched` (those of them with a counterpart), `value` (the metric of the patched run),
-    `base` and `source` (of the plain runs) and `recovered` = (value - base) / (source - base).
+    `frame` has one row for each pair × way × site × head × segment: `pair`, `way`, `site`,
+    `layer`, `head` (-1 for all of a site), `position` (tokens from the end of the base text to the
+    segment's last token, 0 = the last), `width` (tokens in it), `patched` (those of them with a
+    counterpart), `value` (the metric of the patched run), `base` and `source` (of the plain runs)
+    and `recovered` = (value - base) / (source - base).
 
-    `summary` has one row for each site × position: `site`, `layer`, `position`, `value` (the ratio
-    of sums over pairs, which no single pair with a small gap can blow up), its interval `low`,
-    `high` over `n` groups of pairs, and `patched`, the share of tokens that had a counterpart.
+    `summary` has one row for each way × site × head × position: `value` (the ratio of sums over
+    pairs, which no single pair with a small gap can blow up), its interval `low`, `high` over `n`
+    groups of pairs, and `patched`, the share of tokens that had a counterpart.
+
+    `work` says what was computed; `metric` and `unit` what `value` of the frame is.
     """
 
     frame: pd.DataFrame
     summary: pd.DataFrame
+    work: Work = field(default_factory=Work)
+    metric: str = ""
+    unit: str = ""
 
     def __repr__(self) -> str:
         pairs, sites = self.frame["pair"].nunique(), self.frame["site"].nunique()
         return f"PatchSweep({pairs} pairs, {sites} sites, {len(self.frame)} cells)"
 
-
-def kl_from_source(logits: torch.Tensor, source: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """KL(source ‖ run) in nats, in f64: 0 where the run predicts as the source run does."""
-    p = source.double().log_softmax(-1)
-    q = logits.double().log_softmax(-1)
-    return torch.where(p.exp() > 0, p.exp() * (p - q), 0.0).sum(-1)
+    def array(self, *, way: str = "denoise", head: int = -1) -> pd.DataFrame:
+        """The recovered fraction, sites in rows and positions from the end in columns."""
+        own = self.summary[(self.summary["way"] == way) & (self.summary["head"] == head)]
+        table = own.pivot_table(index="site", columns="position", values="value", sort=False)
+        return table[sorted(table.columns, reverse=True)]
 
 
 def patch_sweep(
@@ -63,28 +75,36 @@ def patch_sweep(
     *,
     sites: str | Sequence[str] = "resid_post",
     layers: Sequence[int] | None = None,
+    heads: bool = False,
     max_positions: int = 24,
-    metric: Literal["kl"] | Metric = "kl",
+    way: Way = "denoise",
+    metric: Literal["kl"] | Metric | PlainMetric = "kl",
+    align: Align = align_tokens,
     groups: Sequence[Any] | None = None,
-    token_budget: int = 8192,
+    passes: Passes = "auto",
+    token_budget: int | None = None,
+    store: str | Path | None = None,
     seed: int = 0,
     level: float = 0.95,
     progress: bool = False,
 ) -> PatchSweep:
-    """Put states of a source run into a base run, one layer and position at a time.
+    """Put states of a source run into a base run, one site and position at a time. Exact.
 
     For pairs of texts that mean the same (a dialect's and the standard's), how much of the gap
     between the two next-token distributions at the last token does each state carry? With the
     default metric, recovered = 1 - KL(source ‖ patched) / KL(source ‖ base): 1 where the patched
     run predicts as the source run does, 0 where nothing changed, negative where it went farther
-    off. Patching of this direction tests sufficiency (Heimersheim & Nanda 2024).
+    off. This way tests sufficiency; the other way, "noise", puts the base text's states into the
+    source text's run and tests necessity, and the two need not agree (Heimersheim & Nanda 2024).
 
     Positions count from the end, so that texts of different lengths meet at their last token; they
     are taken in segments of ceil(longest base text / `max_positions`) tokens, patched together.
-    Tokens correspond as in `align_tokens`; those without a counterpart are left as they are, and
-    counted. Where a segment lies in the opening that both texts share, a causal model has the
-    same states there, and no run is needed to know that nothing changes. All segments of one site
-    run as one batch, cut by `token_budget`.
+    Tokens correspond as `align` says; those without a counterpart are left as they are, and
+    counted. A cell whose states are the same in both runs needs no run: nothing changes.
+
+    Nothing is computed twice: blocks below the patch and positions before it are the base run's,
+    and many cells of many pairs share a pass (see `activations.forking`). Models and sites that
+    this does not fit are run by whole passes, batched, with the same results up to rounding.
 
     Models with learned positions keep the absolute position in the residual stream, and a state
     that comes from another position brings it along.
@@ -92,147 +112,135 @@ def patch_sweep(
     Args:
         pairs: (base text, source text).
         sites: as in `model.resolve_sites`, only at blocks `layers` where given.
-        metric: "kl", or a function of logits `[B, V]`, the source's and the base's `[V]`.
+        heads: each head apart, at sites that have heads (z, q, k, v).
+        metric: "kl"; `LogitDifference`, `AnswerLogProb` or `ContinuationLoss`; or a function of
+            logits `[B, V]` at the last token, the source's and the base's `[V]`.
+        align: from base and source ids to the source position for each base position, or -1.
         groups: pairs that are not independent share one; each its own where None.
-        token_budget: tokens in one batch.
+        passes: "forked" or "whole" to have one of the two ways, or an error.
+        token_budget: tokens in one pass; 2,048 on a CPU and 16,384 on a GPU, halved where memory
+            runs out.
+        store: folder that keeps what is done, so that a sweep that was cut off goes on there.
         seed: of the bootstrap.
 
     Raises:
-        EditError: no pairs, fewer groups than pairs, or a count below 1.
+        EditError: no pairs, fewer groups than pairs, a count below 1, a metric that does not fit
+            the pairs, or a store of another sweep.
     """
-    texts = list(pairs)
+    texts = [(str(base), str(source)) for base, source in pairs]
     names = list(range(len(texts))) if groups is None else list(groups)
     if not texts or len(names) != len(texts):
         raise EditError(
             f"There are {len(texts)} pairs and {len(names)} groups: give at least one pair, and "
             "the group of each."
         )
-    if max_positions < 1 or token_budget < 1:
+    if max_positions < 1 or (token_budget is not None and token_budget < 1):
         raise EditError("max_positions and token_budget count things: give at least 1.")
-    measure: Metric = kl_from_source if metric == "kl" else metric  # type: ignore[assignment]
+    for name, given, known in (("way", way, _WAYS), ("passes", passes, _PASSES)):
+        if given not in known:
+            raise EditError(f"{name} is {given!r}: give one of {', '.join(map(repr, known))}.")
+    measure = as_metric(metric)
+    measure.check(len(texts))
     where = model.resolve_sites(sites, layers)
-    encoded = [(model.encode(base), model.encode(source)) for base, source in texts]
-    width = math.ceil(max(len(base) for base, _ in encoded) / max_positions)
-    rows: list[dict[str, Any]] = []
-    shown = tqdm(encoded, desc="patch", unit="pair", disable=not progress)
-    for number, (base, source) in enumerate(shown):
-        for cell in _pair_cells(model, base, source, where, width, measure, token_budget):
-            rows.append({"pair": number, **cell})
-    frame = pd.DataFrame(rows)
-    return PatchSweep(frame, summarise(frame, names, seed=seed, level=level))
+    cases = make_cases(model, texts, _WAYS[way], measure, align)
+    width = math.ceil(max(case.length for case in cases) / max_positions)
+    kept = SweepStore.at(store, model, cases, where, (measure.name, heads, width))
+    work, parts = Work(), []
+    pieces = list(_pieces(model, cases, len(where)))
+    with tqdm(total=len(texts), desc="patch", unit="pair", disable=not progress) as shown:
+        for number, piece in enumerate(pieces):
+            frame = kept.read(number)
+            if frame is None:
+                cells = [c for case in piece for c in cells_of(model, case, where, width, heads)]
+                found = _piece(model, piece, cells, where, token_budget, passes, work)
+                frame = pd.DataFrame(found)
+                kept.write(number, frame)
+            parts.append(frame)
+            shown.update(len({case.pair for case in piece}))
+    frame = pd.concat(parts, ignore_index=True)
+    summary = summarise(frame, names, seed=seed, level=level)
+    return PatchSweep(frame, summary, work, measure.name, measure.unit)
 
 
-def _pair_cells(
+def _pieces(model: Model, cases: Sequence[Case], n_sites: int) -> Iterator[list[Case]]:
+    """Runs of cases whose states fit in memory together."""
+    a_token = model.d_model * model.dtype.itemsize * (4 * model.n_layers + 2 * n_sites)
+    most = max(1, _PIECE_BYTES // a_token)
+    piece: list[Case] = []
+    tokens = 0
+    for case in cases:
+        size = len(case.base) + len(case.source)
+        if piece and tokens + size > most:
+            yield piece
+            piece, tokens = [], 0
+        piece.append(case)
+        tokens += size
+    yield piece
+
+
+def _piece(
     model: Model,
-    base: list[int],
-    source: list[int],
+    cases: Sequence[Case],
+    cells: Sequence[Cell],
     sites: Sequence[str],
-    width: int,
-    measure: Metric,
-    token_budget: int,
-) -> Iterator[dict[str, Any]]:
-    """The rows of one pair, site by site, segments from the end."""
-    base_logits = _last_logits(model, base)
-    source_logits = _last_logits(model, source)
-    ids, mask = model.pad([source])
-    states = model.activations(ids, mask, sites)
-    plain = float(measure(base_logits[None], source_logits, base_logits)[0])
-    goal = float(measure(source_logits[None], source_logits, base_logits)[0])
-    gap = goal - plain
-    aligned = align_tokens(base, source)
-    segments = list(_segments(len(base), width))
-    shared = _shared_opening(base, source)
-    live = [s for s in segments if _matters(aligned, s, shared)]
-    fit = min(token_budget, max(1, _MOST_LOGITS // base_logits.shape[-1]))
-    size = max(1, fit // len(base))
-    for site in sites:
-        values = {}
-        for start in range(0, len(live), size):
-            batch = live[start : start + size]
-            logits = _patched_logits(model, base, batch, aligned, states[site][0], site, width)
-            found = measure(logits, source_logits, base_logits)
-            values.update(zip(batch, found.double().tolist(), strict=True))
-        for segment in segments:
-            first, end = segment
-            value = values.get(segment, plain)
-            yield {
-                "site": site,
-                "layer": layer_of(site),
-                "position": len(base) - end,
-                "width": end - first,
-                "patched": int((aligned[first:end] >= 0).sum()),
-                "value": value,
-                "base": plain,
-                "source": goal,
-                "recovered": (value - plain) / gap if gap else math.nan,
-            }
+    budget: int | None,
+    passes: Passes,
+    work: Work,
+) -> list[dict[str, Any]]:
+    """The rows of some cases, cell by cell."""
+    with model.lock:
+        runs = runs_of(model, cases, sites, budget, passes)
+        base, source = runs.plain()
+        states = States(model, cases, sites)
+        ends = {}
+        for case, b, s in zip(cases, base, source, strict=True):
+            ends[id(case)] = case.reading.measure(torch.stack([b, s]), s, b).double().tolist()
+        puts = {id(cell): states.put(cell) for cell in cells}
+        tasks = [(cell, put) for cell in cells if (put := puts[id(cell)]) is not None]
+        values: dict[int, float] = {}
+        number = {id(case): i for i, case in enumerate(cases)}
+        for part, logits in runs.patched(tasks):
+            case = part[0][0].case
+            i = number[id(case)]
+            found = case.reading.measure(logits, source[i], base[i]).double().tolist()
+            values.update((id(cell), value) for (cell, _), value in zip(part, found, strict=True))
+    work.cells += len(cells)
+    work.runs += len(tasks)
+    work.block_tokens += sum(runs.cost(cell) for cell, _ in tasks)
+    work.whole += sum(model.n_layers * len(cell.case.base) for cell in cells)
+    return [_row(cell, values.get(id(cell)), *ends[id(cell.case)]) for cell in cells]
 
 
-def _segments(length: int, width: int) -> Iterator[tuple[int, int]]:
-    """Spans [first, end) that cover all positions, from the end of the text."""
-    for end in range(length, 0, -width):
-        yield max(0, end - width), end
-
-
-def _shared_opening(base: Sequence[int], source: Sequence[int]) -> int:
-    """How many tokens the two texts share from the start."""
-    for n, (a, b) in enumerate(zip(base, source, strict=False)):
-        if a != b:
-            return n
-    return min(len(base), len(source))
-
-
-def _matters(aligned: np.ndarray, segment: tuple[int, int], shared: int) -> bool:
-    """Whether a segment has a counterpart that is not the very same state."""
-    positions = np.arange(*segment)
-    partners = aligned[positions]
-    same = (partners == positions) & (positions < shared)
-    return bool(np.any((partners >= 0) & ~same))
-
-
-def _last_logits(model: Model, ids: list[int]) -> torch.Tensor:
-    batch, mask = model.pad([ids])
-    return model.logits(batch, mask)[0, -1]
-
-
-def _patched_logits(
-    model: Model,
-    base: list[int],
-    batch: Sequence[tuple[int, int]],
-    aligned: np.ndarray,
-    states: torch.Tensor,
-    site: str,
-    width: int,
-) -> torch.Tensor:
-    """Logits `[len(batch), V]` at the last token; row i has the states of segment i put in.
-
-    `states` is `[T_source, ...]`, the source run's at the site.
-    """
-    at = torch.full((len(batch), width), -1, dtype=torch.long)
-    take = torch.zeros((len(batch), width), dtype=torch.long)
-    for row, (first, end) in enumerate(batch):
-        for column, position in enumerate(range(first, end)):
-            if aligned[position] >= 0:
-                at[row, column] = position
-                take[row, column] = int(aligned[position])
-    values = states.flatten(1)[take.to(states.device)]
-    edit = Replacement(site, values, at, name=f"patch({site})")
-    ids, mask = model.pad([base] * len(batch))
-    with model.edited(edit):
-        return model.logits(ids, mask)[:, -1]
+def _row(cell: Cell, value: float | None, base: float, source: float) -> dict[str, Any]:
+    value = base if value is None else value  # nothing changes in the run
+    gap = source - base
+    return {
+        "pair": cell.case.pair,
+        "way": cell.case.way,
+        "site": cell.site,
+        "layer": layer_of(cell.site),
+        "head": -1 if cell.head is None else cell.head,
+        "position": cell.case.length - cell.end,
+        "width": cell.end - cell.first,
+        "patched": len(cell.positions),
+        "value": value,
+        "base": base,
+        "source": source,
+        "recovered": (value - base) / gap if gap else math.nan,
+    }
 
 
 def summarise(
     frame: pd.DataFrame, groups: Sequence[Any], *, seed: int = 0, level: float = 0.95
 ) -> pd.DataFrame:
-    """Ratios of sums over pairs by site and position, with a bootstrap over groups of pairs.
+    """Ratios of sums over pairs by cell, with a bootstrap over groups of pairs.
 
     `groups` is the group of each pair number of `frame`. Where the gap is zero in all pairs, or in
     most resamples, the value or the interval is NaN.
     """
     rows = []
     own = np.asarray(groups, dtype=object).astype(str)
-    for (site, layer, position), cell in frame.groupby(["site", "layer", "position"], sort=False):
+    for where, cell in frame.groupby(_CELL, sort=False):
         _, member = np.unique(own[cell["pair"].to_numpy()], return_inverse=True)
         moved = (cell["value"] - cell["base"]).to_numpy()
         gap = (cell["source"] - cell["base"]).to_numpy()
@@ -247,9 +255,7 @@ def summarise(
                 pass  # too few groups with a gap for an interval; the value stands without one
         rows.append(
             {
-                "site": site,
-                "layer": layer,
-                "position": position,
+                **dict(zip(_CELL, where, strict=True)),  # type: ignore[call-overload]
                 "value": value,
                 "low": low,
                 "high": high,

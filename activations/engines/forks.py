@@ -66,9 +66,9 @@ class ForkedRuns:
             block.forward = partial(_gate, number, block.forward)
         self._head = _Head(self._model)
 
-    def require(self, site: str) -> None:
-        """Raise `CannotPack` where nothing can be put in at `site`."""
-        first_block(site, self._sites, self._blocks)
+    def first_block(self, site: str) -> int:
+        """See `fork_plan.first_block`."""
+        return first_block(site, self._sites, self._blocks)
 
     @torch.no_grad()
     def record(self, ids: Sequence[Sequence[int]], device: torch.device) -> Record:

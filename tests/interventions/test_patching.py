@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interventions import EditError, align_tokens, patch_sweep, replace
-from interventions.patching import kl_from_source
+from interventions.readings import kl_from_source
 
 PAIRS = [("a b c d e f g", "a h c i e f g"), ("j k l m", "n k o p l m"), ("q r s t a", "b q r c a")]
 
