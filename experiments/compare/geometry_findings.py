@@ -192,16 +192,11 @@ def _shape(results: pd.DataFrame) -> Iterator[str]:
 def _calibration(results: pd.DataFrame) -> Iterator[str]:
     rows = plain(results, "calibration_error")
     for _, r in rows.iterrows():
-        null = control(results, "calibration_error", "calibrated")
-        null = null[null["reference"] == r["reference"]]
-        said = f"The {r['reference']} probe at `{r['site']}` has calibration error {figure(r)}"
-        if len(null):
-            most = null["high"].iloc[0]
-            said += (
-                f", where a calibrated one has up to {most:.2f} on as many texts, so its "
-                f"probabilities are {'off' if r['value'] > most else 'right as far as can be told'}"
-            )
-        yield said + "."
+        off = "is off" if r["p"] < _ALPHA else "cannot be told from a calibrated one"
+        yield (
+            f"The {r['reference']} probe at `{r['site']}` {off}: calibration error {figure(r)} "
+            f"beyond what chance adds (p = {r['p']:.3g})."
+        )
 
 
 def _points(points: pd.DataFrame) -> str:

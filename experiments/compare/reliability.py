@@ -10,15 +10,20 @@ import pandas as pd
 from jaxtyping import Float
 
 from activations import layer_of
-from evidence import Estimate, cluster_bootstrap, cluster_mean
+from evidence import cluster_mean
 from experiments.compare.bench import Bench
 from experiments.compare.findings import best_site
 from experiments.compare.inputs import Rows
 from experiments.results import row
-from probes import LinearProbe, expected_calibration_error, grouped_folds, reliability_curve
+from probes import (
+    LinearProbe,
+    calibration_estimate,
+    expected_calibration_error,
+    grouped_folds,
+    reliability_curve,
+)
 
 _BINS = 10
-_DRAWS = 500
 
 
 def reliability_rows(bench: Bench, probed: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -55,16 +60,12 @@ def _question(bench: Bench, column: str, rows: Rows, site: str) -> Iterator[dict
         claimed = cluster_mean(confidence[inside], groups[inside], bounds=(0, 1))
         yield row("reliability", seen, unit="share right", **told)
         yield row("reliability_confidence", claimed, unit="probability", **told)
-    error = expected_calibration_error(p, labels, classes, bins=_BINS)
     unit = {"unit": "probability"}
-    yield row(
-        "calibration_error",
-        _calibration_interval(error, confidence, right, groups, settings.seed),
-        **unit,
-        **where,
-    )
-    null = _calibrated(confidence, groups, settings.seed)
-    yield row("calibration_error", null, control="calibrated", **unit, **where)
+    error = calibration_estimate(p, labels, classes, groups, bins=_BINS, seed=settings.seed)
+    if np.isfinite(error.value):
+        yield row("calibration_error", error, **unit | where)
+    plain = expected_calibration_error(p, labels, classes, bins=_BINS)
+    yield row("calibration_error", plain, control="uncorrected", n=error.n, **unit | where)
 
 
 def held_out_probabilities(
@@ -81,40 +82,3 @@ def held_out_probabilities(
     for train, test in grouped_folds(labels, groups, n_folds=folds, seed=seed):
         p[test] = LinearProbe(C).fit(x[train], labels[train]).predict_proba(x[test])
     return p
-
-
-def _sums(confidence: np.ndarray, right: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """For each group and bin, how much more often right than claimed; then its rows: `[G, B+1]`."""
-    names, member = np.unique(groups, return_inverse=True)
-    edges = np.linspace(0, 1, _BINS + 1)
-    which = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, _BINS - 1)
-    table = np.zeros((len(names), _BINS + 1))
-    np.add.at(table, (member, which), right - confidence)
-    table[:, -1] = np.bincount(member)
-    return table
-
-
-def _error(summed: np.ndarray) -> np.ndarray:
-    return np.abs(summed[..., :-1]).sum(axis=-1) / summed[..., -1]
-
-
-def _calibration_interval(
-    error: float, confidence: np.ndarray, right: np.ndarray, groups: np.ndarray, seed: int
-) -> Estimate:
-    """A bootstrap over groups, what was fitted held fixed."""
-    found = cluster_bootstrap(_sums(confidence, right, groups), _error, seed=seed)
-    return Estimate(error, found.low, found.high, n=found.n, seed=seed)
-
-
-def _calibrated(confidence: np.ndarray, groups: np.ndarray, seed: int) -> Estimate:
-    """The error that as many rows give where every probability is true.
-
-    Rows are drawn one by one, although those of a group depend on one another.
-    """
-    rng = np.random.default_rng([seed, 14])
-    drawn = [
-        _error(_sums(confidence, rng.random(len(confidence)) < confidence, groups).sum(axis=0))
-        for _ in range(_DRAWS)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(float(np.mean(drawn)), float(low), float(high), n=_DRAWS, seed=seed)

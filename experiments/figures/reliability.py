@@ -8,7 +8,6 @@ import pandas as pd
 from experiments.figures.look import (
     Figure,
     Theme,
-    control,
     depths,
     empty_chart,
     figure,
@@ -20,6 +19,7 @@ from experiments.figures.look import (
 )
 
 _FEW = 5  # groups below which a point is not joined to the curve
+_ALPHA = 0.05
 _KEYS = ["site", "reference", "position"]
 
 
@@ -111,17 +111,13 @@ def _told(frame: pd.DataFrame, rows: pd.DataFrame, questions: list[str]) -> str:
         gap = float(((here["value"] - here["confidence"]) * here["n"]).sum())
         said = "right more often than it claims" if gap > 0 else "right less often than it claims"
         error = plain(frame, "calibration_error")
-        error = error[error["reference"] == question]["value"]
-        chance = control(frame, "calibration_error", "calibrated")
-        chance = chance[chance["reference"] == question]["high"]
+        error = error[error["reference"] == question]
         beside = ""
         if len(error):
-            beside = f" (calibration error {error.iloc[0]:.2f}"
-            if len(chance):
-                beside += f", by chance up to {chance.iloc[0]:.2f}"
-                if error.iloc[0] <= chance.iloc[0]:
-                    said = "right as often as it claims"
-            beside += ")"
+            found = error.iloc[0]
+            if not found["p"] < _ALPHA:
+                said = "right as often as it claims, as far as can be told"
+            beside = f" (calibration error {figure(found)})"
         parts.append(f"the {question} probe is {said}{beside}")
     told = "; ".join(parts)
     return told[0].upper() + told[1:]
