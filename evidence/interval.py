@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from evidence.estimate import EvidenceError
 
@@ -67,14 +67,14 @@ def group_interval(
     if error <= 1e-14 * float(np.abs(figures).max()):
         return _without_spread(centre, count, level, null, bounds)
     lean = 0.0 if method == "t" else _skewness(figures) / np.sqrt(count)
-    reach = float(stats.t.ppf((1 + level) / 2, count - 1))
+    reach = float(special.stdtrit(count - 1, (1 + level) / 2))
     low, high = centre - error * _inverse(reach, lean), centre - error * _inverse(-reach, lean)
     distance = (centre - null) / error
-    p = float(2 * stats.t.sf(abs(_transformed(distance, lean)), count - 1))
+    p = _two_sided(_transformed(distance, lean), count - 1)
     warning = ""
     if bounds is None:
         low, high = min(low, centre - error * reach), max(high, centre + error * reach)
-        p = max(p, float(2 * stats.t.sf(abs(distance), count - 1)))
+        p = max(p, _two_sided(distance, count - 1))
         if abs(lean) > VERY_SKEWED:
             warning = (
                 f"perhaps too narrow, since the groups are very skewed ({lean * count**0.5:.1f})"
@@ -104,14 +104,14 @@ def _binomial(centre: float, count: int, level: float, null: float, bounds: Ends
     hits = float(np.clip((centre - bounds[0]) / span, 0.0, 1.0)) * count
     tail = (1 - level) / 2
     low, high, p = 0.0, 1.0, np.nan
-    share = (null - bounds[0]) / span
+    share = float(np.clip((null - bounds[0]) / span, 0.0, 1.0))
     above = below = 1.0
     if hits > 1e-9:
-        low = float(stats.beta.ppf(tail, hits, count - hits + 1))
-        above = float(stats.beta.cdf(share, hits, count - hits + 1))
+        low = float(special.betaincinv(hits, count - hits + 1, tail))
+        above = float(special.betainc(hits, count - hits + 1, share))
     if hits < count - 1e-9:
-        high = float(stats.beta.ppf(1 - tail, hits + 1, count - hits))
-        below = float(stats.beta.sf(share, hits + 1, count - hits))
+        high = float(special.betaincinv(hits + 1, count - hits, 1 - tail))
+        below = float(special.betaincc(hits + 1, count - hits, share))
     if not np.isnan(null):
         p = min(1.0, 2 * min(above, below))
     return Interval(bounds[0] + span * low, bounds[0] + span * high, p)
@@ -119,7 +119,16 @@ def _binomial(centre: float, count: int, level: float, null: float, bounds: Ends
 
 def _skewness(figures: np.ndarray) -> float:
     """Skewness with the usual correction for few figures; 0 for fewer than three."""
-    return float(stats.skew(figures, bias=False)) if len(figures) > 2 else 0.0
+    count = len(figures)
+    if count < 3:
+        return 0.0
+    spread = figures - figures.mean()
+    plain = float(np.mean(spread**3) / np.mean(spread**2) ** 1.5)
+    return plain * np.sqrt(count * (count - 1)) / (count - 2)
+
+
+def _two_sided(distance: float, freedom: int) -> float:
+    return float(2 * special.stdtr(freedom, -abs(distance)))
 
 
 def _transformed(distance: float, lean: float) -> float:
