@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,6 +107,13 @@ class Site:
     hook: str
     project: str = ""
 
+    @property
+    def in_place(self) -> bool:
+        """Whether a change is written into the tensor that lies here: the norm that reads the
+        middle of the stream is given the very tensor that the block goes on with.
+        """
+        return self.name.endswith("hook_resid_mid")
+
     def finish(self, states: Tensor, root: torch.nn.Module) -> Tensor:
         """What was read, `[..., *row]`; multiplied out only now that rows were selected, since
         each head's writing is as wide as the stream.
@@ -114,6 +121,12 @@ class Site:
         if not self.project:
             return states
         return per_head(states, output_matrix(root.get_submodule(self.project)))
+
+
+def written(change: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+    """The states, with what `change` makes of them written into their own memory."""
+    # A copy is changed, so that gradients find what the change was given.
+    return states.copy_(change(states.clone()))
 
 
 def output_matrix(projection: torch.nn.Module) -> Tensor:

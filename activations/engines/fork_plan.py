@@ -92,12 +92,16 @@ def first_block(site: str, sites: Mapping[str, Site], blocks: Sequence[str]) -> 
 
 @dataclass(frozen=True)
 class Change:
-    """All that a call puts in at one place: `rows` `[K]` of the row, their new states."""
+    """All that a call puts in at one place: `rows` `[K]` of the row, their new states.
+
+    `in_place` as in `Site`.
+    """
 
     place: Place
     rows: Tensor
     values: Tensor
     head: int | None
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,24 +195,24 @@ def _changes(
     device: torch.device,
 ) -> tuple[tuple[tuple[Change, ...], ...], tuple[Change, ...]]:
     """What is put in at blocks' inputs, and what within blocks, each place's together."""
-    together: dict[tuple[int, Place, int | None, bool], tuple[list[int], list[Tensor]]] = {}
+    together: dict[tuple[int, Place | None, int | None, bool], tuple[list[int], list[Tensor]]] = {}
     for i, fork in enumerate(forks):
         for put in fork.puts:
-            place, block = sites[put.site].place, first_block(put.site, sites, blocks)
-            assert place is not None
+            site, block = sites[put.site], first_block(put.site, sites, blocks)
+            assert site.place is not None
             # The output of one block is the input of the next.
-            whole = block == len(blocks) or place.module == blocks[block]
-            whole = whole or (block > 0 and place.module == blocks[block - 1])
-            key = (block, Place("", "in") if whole else place, put.head, whole)
+            whole = site.place.module in blocks
+            key = (block, None if whole else site.place, put.head, site.in_place)
             rows, values = together.setdefault(key, ([], []))
             rows += [offsets[i] + int(p) for p in put.positions]
             values.append(put.values)
     at_input: list[list[Change]] = [[] for _ in range(len(blocks) + 1)]
     inside = []
-    for (block, place, head, whole), (rows, values) in together.items():
+    for (block, place, head, in_place), (rows, values) in together.items():
         states = torch.cat(values).to(device)
-        change = Change(place, torch.tensor(rows, device=device), states, head)
-        (at_input[block] if whole else inside).append(change)
+        where = place or Place("", "in")
+        change = Change(where, torch.tensor(rows, device=device), states, head, in_place)
+        (at_input[block] if place is None else inside).append(change)
     return tuple(tuple(one) for one in at_input), tuple(inside)
 
 

@@ -215,7 +215,7 @@ class _Forking:
             at = torch.searchsorted(self.here, rows).clamp(max=len(self.here) - 1)
             left = self.here[at] == rows
             rows, values = at[left], values[left]
-        new = states.clone()
+        new = states if change.in_place else states.clone()
         view = new[0] if change.head is None else new[0, :, change.head]
         view[rows] = values.to(new).reshape(len(rows), *view.shape[1:])
         return new

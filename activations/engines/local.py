@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -24,7 +25,7 @@ from activations.engines.packing import CannotPack, Layout, laid_out, packed_cop
 from activations.engines.passes import first_line
 from activations.engines.survey import survey
 from activations.errors import ModelError, SiteError
-from activations.places import Site, all_native
+from activations.places import Site, all_native, written
 
 
 class _Stop(Exception):
@@ -59,7 +60,10 @@ class LocalEngine:
         end: End | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """See `Engine.run`."""
-        changed = [(self.sites[name], change) for name, change in edits]
+        changed = [
+            (site, partial(written, change) if site.in_place else change)
+            for site, change in ((self.sites[name], change) for name, change in edits)
+        ]
         wanted = [(self.sites[name], read) for name, read in (reads or {}).items()]
         native = all_native((s for s, _ in wanted), (s for s, _ in changed))
         root = self.hf if native else self.wrapped

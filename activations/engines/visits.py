@@ -19,6 +19,7 @@ from activations.places import (
     per_head,
     with_first,
     with_first_argument,
+    written,
 )
 
 
@@ -82,6 +83,9 @@ def follow(
         heads: dict[str, Tensor] = {}  # what each head writes, where that was changed
         for site, change in visit.changes:
             place: Any = site.place
+            if site.in_place:
+                written(change, place.view(raw, shape))
+                continue
             if not site.project:
                 raw = place.put(raw, change(place.view(raw, shape)), shape)
                 continue

@@ -9,6 +9,7 @@ import torch
 
 from activations import SiteError, open_model
 
+from .by_hooks import Edit
 from .conftest import tokenizer
 from .families import D_HEAD, D_MODEL, FAMILIES, HEADS, LAYERS, by_hand, make
 
@@ -174,3 +175,19 @@ def test_a_place_that_holds_something_else_is_left_to_the_bridge(monkeypatch):
     expected = by_hand("llama", make("llama"), input_ids=IDS)["blocks.0.hook_resid_post"]
     got = model.activations(IDS, None, ["blocks.0.hook_resid_post"])
     torch.testing.assert_close(got["blocks.0.hook_resid_post"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["transformer_lens", "nnsight"])
+@pytest.mark.parametrize("family", [k for k, v in FAMILIES.items() if v.middle and k != "bert"])
+def test_an_edit_in_the_middle_of_the_stream_stays_in_it(family, engine):
+    model = open_model(make(family), tokenizer=tokenizer(), device="cpu", engine=engine)
+    middle, wrote, after = (
+        model.resolve_sites(kind, [0])[0] for kind in ("resid_mid", "mlp_out", "resid_post")
+    )
+    edit = Edit(middle, lambda x: x + torch.arange(x.shape[-1]).to(x))
+    plain = model.activations(IDS, None, [middle])[middle]
+    with model.edited(edit):
+        got = model.activations(IDS, None, [middle, wrote, after])
+    expected = plain + torch.arange(D_MODEL).to(plain)
+    torch.testing.assert_close(got[middle], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got[after], expected + got[wrote], rtol=1e-4, atol=1e-4)
