@@ -93,6 +93,11 @@ class CompareSettings(Settings):
     regularisation: float = Field(default=1.0, gt=0, description="C of the logistic probes")
     control_draws: int = Field(default=3, ge=1)
     permutations: int = Field(default=200, ge=20)
+    random_model: bool = Field(
+        default=True,
+        description="probe a model of the same shape with random weights too: one more capture, "
+        "and the memory of a second model while it lasts",
+    )
     null_draws: int = Field(default=500, ge=50)
     split_draws: int = Field(default=20, ge=2, description="random halves behind each overlap")
     bootstrap_draws: int = Field(default=100, ge=20)

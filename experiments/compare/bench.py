@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from activations import ActivationStore, Model, capture, layer_of, open_model
+from activations import (
+    ActivationStore,
+    Model,
+    ModelError,
+    SiteError,
+    capture,
+    layer_of,
+    open_model,
+    random_like,
+)
 from experiments.compare.inputs import Inputs, Rows
 from experiments.settings import CompareSettings, ConfigError
 
@@ -27,14 +37,19 @@ class Bench:
 
     def states(self, site: str) -> Float[np.ndarray, "rows d"]:
         if self._cached is None or self._cached[0] != site:
-            kept = np.asarray(self.store[site], dtype=np.float64)
-            self._cached = (site, kept.reshape(len(kept), -1))  # heads side by side
+            self._cached = (site, flat(self.store, site))
         return self._cached[1]
 
     @property
     def block_sites(self) -> list[str]:
         """The sites inside blocks: all but the embedding."""
         return [s for s in self.sites if s != self.model.embedding_site]
+
+
+def flat(store: ActivationStore, site: str) -> Float[np.ndarray, "rows d"]:
+    """All states at a site as float64, heads side by side."""
+    kept = np.asarray(store[site], dtype=np.float64)
+    return kept.reshape(len(kept), -1)
 
 
 def choose_sites(model: Model, settings: CompareSettings) -> list[str]:
@@ -74,6 +89,28 @@ def averaged(bench: Bench, *, progress: bool) -> Bench:
     beside = f"{bench.settings.store}-mean" if bench.settings.store else ""
     settings = bench.settings.model_copy(update={"tokens": "mean", "store": beside})
     return set_up(settings, bench.inputs, bench.model, progress=progress)
+
+
+def untrained(bench: Bench, *, progress: bool) -> ActivationStore | None:
+    """The same texts at the same sites in a model of the same shape with random weights.
+
+    That model is gone again when this returns. None where there can be none, such as for want of
+    memory; standard error says why.
+    """
+    import torch
+
+    seed = bench.settings.seed
+    beside = f"{bench.settings.store}-random-{seed}" if bench.settings.store else ""
+    settings = bench.settings.model_copy(update={"store": beside})
+    try:
+        drawn = random_like(bench.model, seed=seed)
+        return set_up(settings, bench.inputs, drawn, progress=progress).store
+    except (ModelError, SiteError, torch.OutOfMemoryError) as error:
+        logging.getLogger("isogloss").warning(
+            "no model with random weights is probed beside this one: %s",
+            str(error).splitlines()[0],
+        )
+        return None
 
 
 def set_up(settings: CompareSettings, inputs: Inputs, model: Model, *, progress: bool) -> Bench:

@@ -31,6 +31,14 @@ def caveats(results: pd.DataFrame) -> list[str]:
         "A probe shows what can be read from a state, not what the model uses; only the changes "
         "to the running model speak of causes."
     ]
+    probed = results[
+        results["measure"].isin(["variety_probe_accuracy", "behaviour_probe_accuracy"])
+    ]
+    if len(probed) and "random_model" not in set(probed["control"]):
+        said.append(
+            "No model with random weights was probed beside this one, so how much of each accuracy "
+            "is owed to the architecture alone is not known."
+        )
     groups = results.loc[results["n"] > 0, "n"]
     if len(groups) and groups.min() < 20:
         few = "one group" if groups.min() == 1 else f"{groups.min()} groups"
@@ -100,6 +108,7 @@ def _probe(results: pd.DataFrame, kind: str) -> Iterator[str]:
             f"{best['value'] / ceiling['value'].iloc[0]:.0%} of it."
         )
     yield _beside_text(results, measure, best, kind)
+    yield _beyond(results, measure, best, kind)
     first = frame.iloc[0]
     if first["site"].startswith("blocks.0.hook_resid_pre"):
         yield (
@@ -116,6 +125,36 @@ def _beside_text(results: pd.DataFrame, measure: str, best: pd.Series, kind: str
     if text["value"] >= best["low"]:
         return said + "about as much as the best layer, so the text alone may explain the probe."
     return said + "less than the best layer."
+
+
+#: What reads without a model's having learned anything, as it is called in a sentence.
+_UNLEARNED = {
+    "text_length": "the text's length",
+    "read_token": "the token that is read",
+    "text_ngrams": "character n-grams",
+    "random_model": "a model of the same shape with random weights",
+}
+
+
+def _beyond(results: pd.DataFrame, measure: str, best: pd.Series, kind: str) -> str:
+    """Whether the best layer stands above all that needs no learning, each at its own best."""
+    below, level = [], []
+    for control, name in _UNLEARNED.items():
+        rows = _control(results, measure, control)
+        if len(rows):
+            most = rows.loc[rows["value"].idxmax()]
+            part = below if most["value"] < best["low"] else level
+            part.append(f"{name} ({_figure(most)})")
+    said = f"{kind.capitalize()} is "
+    if below:
+        said += f"read beyond {_listed(below)}"
+    if level:
+        said += f"{', but ' if below else ''}not shown to be read beyond {_listed(level)}"
+    return said + "."
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _overlap(results: pd.DataFrame) -> Iterator[str]:

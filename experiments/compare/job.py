@@ -70,7 +70,7 @@ def _stages(run: Run, bench: Any, *, progress: bool) -> list[pd.DataFrame]:
     from experiments.compare import causes, directions, probing, subspaces
 
     stages: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
-        "probe": lambda: probing.probe(bench),
+        "probe": lambda: probing.probe(bench, progress=progress),
         "subspaces": lambda: subspaces.compare_subspaces(bench),
         "answers": lambda: causes.answer(bench),
         "directions": lambda: directions.compare_directions(bench),

@@ -119,8 +119,12 @@ def _method(settings: CompareSettings, inputs: Any) -> list[str]:
         "the embedding; requests are put into the model's chat template first.",
         f"- Probes: multinomial logistic regression (C = {settings.regularisation:g}), "
         f"{settings.folds} grouped folds, balanced accuracy; control task with "
-        f"{settings.control_draws} random labelings (Hewitt and Liang 2019); text baseline from "
-        "character 1- to 4-grams on the same folds; p-values from "
+        f"{settings.control_draws} random labelings (Hewitt and Liang 2019); on the same folds "
+        "the baselines: the commonest class, the text's length, "
+        + ("the token that is read, " if settings.tokens == "last" else "")
+        + "character 1- to 4-grams"
+        + (", and a model of the same shape with random weights" if settings.random_model else "")
+        + "; p-values from "
         f"{settings.permutations} permutations, corrected over layers by the maximum.",
         f"- Variety subspaces: the top {settings.k} directions of the differences to "
         f"{inputs.standard or 'the standard'}, sentence for sentence; the two members of an "

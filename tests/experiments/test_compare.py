@@ -104,6 +104,21 @@ def test_control_task_stays_at_chance(results: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("measure", ["variety_probe_accuracy", "behaviour_probe_accuracy"])
+def test_nothing_but_context_tells_the_varieties_apart_at_the_token_that_is_read(
+    results: pd.DataFrame, measure: str
+) -> None:
+    """All texts of a question end in the same token; random weights still mix in what precedes."""
+    chance = only(results, measure, control="chance")
+    for control in ("majority", "read_token"):
+        assert only(results, measure, control=control) == pytest.approx(chance, abs=1e-12)
+    random = rows(results, measure, control="random_model").set_index("site")["value"]
+    trained = rows(results, measure).set_index("site")["value"]
+    assert set(random.index) == set(trained.index)
+    assert random[EMBEDDING] == pytest.approx(chance, abs=1e-12)
+    assert chance + 0.05 < random.max() < trained.max()
+
+
+@pytest.mark.parametrize("measure", ["variety_probe_accuracy", "behaviour_probe_accuracy"])
 def test_every_accuracy_has_a_control_and_an_interval(results: pd.DataFrame, measure: str) -> None:
     found = rows(results, measure)
     assert set(found["site"]) == set(rows(results, measure, control="control_task")["site"])
@@ -189,7 +204,7 @@ def test_killed_run_goes_on_to_the_results_of_an_undisturbed_one(
     )
     assert first.stat().st_mtime_ns == written, "a whole shard was captured again"
     assert len(_shards(tmp_path / "store")) == 2
-    for suffix in ("", "-mean"):
+    for suffix in ("", "-mean", "-random-0"):
         assert _shards(tmp_path / f"store{suffix}") == _shards(tmp_path / f"calm-store{suffix}")
 
 
