@@ -48,9 +48,11 @@ class CodeLength:
 
 
 def variational_code(probe: VariationalProbe) -> CodeLength:
-    """-ELBO of a fitted probe: KL(q || prior) - E log p(y | x, W) (section 2.2.1).
+    """-ELBO of a fitted probe: KL(q || prior) - E log p(y | x, W).
 
-    Theirs has another prior, so compare codes of one prior only. The prior's precision must not
+    The variational code of Voita & Titov (2020), whose prior is another: compare codes of one
+    prior only. It is longer than -log of the evidence by what a mean-field posterior misses: most
+    with three classes or more, whose weights share a free sum. The prior's precision must not
     have been chosen by this code, or the choice has to be paid for.
     """
     uniform = probe.n_rows_ * float(np.log(len(probe.classes_)))
@@ -67,7 +69,7 @@ def prequential_code(
     orders: int = 5,
     seed: int,
 ) -> CodeLength:
-    """Each block of labels coded by a probe that has learned the blocks before (section 2.2.2).
+    """Each block of labels coded by a probe that has learned the blocks before.
 
     Groups come in random order and stay whole, so no group is in two blocks. The first block, and
     any whose prefix lacks a class, is coded uniformly.

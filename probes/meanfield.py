@@ -1,8 +1,9 @@
 """The mean-field posterior of a linear classifier, in JAX: one fit is one pure function.
 
 The objective is the ELBO sum_i E log p(y_i | z_i) - KL(q || prior), with the logits z of a row
-drawn themselves instead of the weights (local reparameterisation; Kingma, Salimans & Welling 2015,
-eq. 6): q(W) = prod N(m, s^2) makes them independent Gaussians, mean x m and variance x^2 s^2.
+drawn themselves instead of the weights (local reparameterisation; Kingma, Salimans & Welling
+2015): q(W) = prod N(m, s^2) makes them independent Gaussians, mean x m and variance x^2 s^2. It is
+concave in (m, s), so there is one optimum (Challis & Barber 2013).
 
 - Means: z-averaged residuals, stepped by the inverse of Böhning's (1992) bound on the curvature,
   which no step can overshoot, with Nesterov's momentum restarted where it turns uphill.
@@ -19,9 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-DRAWS = 64
+from probes.expectations import (
+    DRAWS,
+    Nodes,
+    expected_moments,
+    expected_probabilities,
+    log_likelihoods,
+    nodes,
+)
+
 REPLICATES = 4
-_HERMITE = 64
 _REFRESH = 10
 
 
@@ -30,7 +38,7 @@ class Posterior(NamedTuple):
 
     Attributes:
         elbo: nats, and its standard error from the draws. kl: nats. gradient: largest per row.
-        steps: taken.
+        steps: taken. converged: whether tol was reached.
     """
 
     mean: Any
@@ -40,32 +48,7 @@ class Posterior(NamedTuple):
     kl: Any
     gradient: Any
     steps: Any
-
-
-class Nodes(NamedTuple):
-    """Where Gaussian logits are evaluated: points `[K, n or 1, C]` and weights `[K]`."""
-
-    points: Any
-    weights: Any
-
-
-def nodes(n_columns: int, *, n: int = 1, draws: int = DRAWS, seed: int = 0) -> Nodes:
-    """Nodes for `n` rows with `n_columns` logits each.
-
-    One logit (two classes): 64 Gauss-Hermite points, off by 2e-5 nats a row at variance 25 and
-    less below. More: Sobol' points shifted by a random amount for each row (Cranley & Patterson
-    1976), so that errors of rows are independent and of mean zero.
-    """
-    if n_columns == 1:
-        points, weights = np.polynomial.hermite_e.hermegauss(_HERMITE)
-        return Nodes(points[:, None, None], weights / weights.sum())
-    from scipy.special import ndtri
-    from scipy.stats import qmc
-
-    rng = np.random.default_rng(seed)
-    base = qmc.Sobol(n_columns, scramble=True, rng=rng).random(draws)
-    shifted = (base[:, None, :] + rng.random((1, n, n_columns))) % 1.0
-    return Nodes(ndtri(np.clip(shifted, 1e-12, 1 - 1e-12)), np.full(draws, 1 / draws))
+    converged: Any
 
 
 def targets(code: Any, n_columns: int) -> Any:
@@ -89,30 +72,6 @@ def standardise(x: Any, weight: Any) -> tuple[Any, Any, Any]:
     flat = spread <= rounding * largest
     z = jnp.where(flat, 0.0, (x - centre) / scale)
     return jnp.concatenate([z, jnp.ones((len(x), 1), x.dtype)], axis=1), centre, scale
-
-
-def probabilities(z: Any) -> Any:
-    """Class probabilities of logits `[..., C]`; of one logit, the second class's `[..., 1]`."""
-    return jax.nn.sigmoid(z) if z.shape[-1] == 1 else jax.nn.softmax(z, axis=-1)
-
-
-def log_likelihood(z: Any, y: Any) -> Any:
-    """log p(y | z) `[...]` in nats."""
-    if z.shape[-1] == 1:
-        return (y * z - jax.nn.softplus(z))[..., 0]
-    return (y * z).sum(axis=-1) - jax.nn.logsumexp(z, axis=-1)
-
-
-def expected_moments(mu: Any, variance: Any, at: Nodes) -> tuple[Any, Any]:
-    """E[p] and E[p(1 - p)] `[n, C]` under logits N(mu, variance)."""
-    p = probabilities(mu + jnp.sqrt(variance) * at.points)
-    first = jnp.einsum("k,knc->nc", at.weights, p)
-    return first, first - jnp.einsum("k,knc->nc", at.weights, p * p)
-
-
-def expected_log_likelihood(mu: Any, variance: Any, y: Any, at: Nodes) -> Any:
-    """E log p(y | z) `[n]` in nats."""
-    return at.weights @ log_likelihood(mu + jnp.sqrt(variance) * at.points, y)
 
 
 def gaussian_kl(mean: Any, variance: Any, precision: Any, prior_mean: Any = 0.0) -> Any:
@@ -150,8 +109,8 @@ def ascend(
     start: tuple[Any, Any] | None = None,
     tol: float,
     max_iter: int,
-) -> tuple[Any, Any, Any, Any]:
-    """Means and precisions `[d, C]` at the maximum, the largest gradient, and the steps taken.
+) -> tuple[Any, Any, Any, Any, Any]:
+    """Means and precisions `[d, C]` at the maximum, the gradient, the steps, and if tol was met.
 
     Every `_REFRESH` steps the bound on the curvature of row i is taken anew: from 1/2 (1/4 for
     one logit) at first to 2 max_c E[p_c(1 - p_c)], Gershgorin's at the present means. Where the
@@ -198,17 +157,22 @@ def ascend(
         local = jnp.clip(state[6], 1e-3 * ceiling, ceiling)
         return state, jnp.where(safe, ceiling, local), safe, count + _REFRESH
 
+    def reached(state: Any) -> Any:
+        *_, largest, change, _ = state
+        return (largest <= tol) & (change <= 10 * tol)
+
     def unfinished(carry: Any) -> Any:
-        (*_, largest, change, _), _, _, count = carry
-        return (count < max_iter) & ((largest > tol) | (change > 10 * tol))
+        state, _, _, count = carry
+        return (count < max_iter) & ~reached(state)
 
     far = jnp.asarray(jnp.inf, x.dtype)
     one = jnp.asarray(1.0, x.dtype)
     bound = jnp.full(x.shape[0], ceiling, x.dtype)
     state = (mean, mean, narrow, one, far, far, bound)
     carry = (state, bound, jnp.asarray(False), 0)
-    (mean, _, narrow, _, largest, _, _), _, _, count = jax.lax.while_loop(unfinished, block, carry)
-    return mean, narrow, largest, count
+    state, _, _, count = jax.lax.while_loop(unfinished, block, carry)
+    mean, _, narrow, _, largest, _, _ = state
+    return mean, narrow, largest, count, reached(state)
 
 
 def evaluate(
@@ -225,10 +189,9 @@ def evaluate(
     )
     mu, spread = x @ mean, (x * x) @ variance
     kl = gaussian_kl(mean, variance, precision[:, None])
+    drawn = log_likelihoods(mu, spread, y, fresh) @ weight
     if y.shape[1] == 1:
-        likelihood = weight @ expected_log_likelihood(mu, spread, y, fresh)
-        return likelihood - kl, jnp.zeros_like(kl), kl
-    drawn = log_likelihood(mu + jnp.sqrt(spread) * fresh.points, y) @ weight
+        return drawn[0] - kl, jnp.zeros_like(kl), kl
     each = drawn.reshape(REPLICATES, -1).mean(axis=1)
     return each.mean() - kl, each.std(ddof=1) / np.sqrt(REPLICATES), kl
 
@@ -237,10 +200,7 @@ def fresh_nodes(n_columns: int, *, n: int, draws: int = DRAWS, seed: int) -> Nod
     """`REPLICATES` independent sets of `nodes`, apart from those of the same seed that fit."""
     if n_columns == 1:
         return nodes(1)
-    sets = [
-        nodes(n_columns, n=n, draws=draws, seed=[seed, 1 + r])  # pyright: ignore[reportArgumentType]
-        for r in range(REPLICATES)
-    ]
+    sets = [nodes(n_columns, n=n, draws=draws, seed=[seed, 1 + r]) for r in range(REPLICATES)]
     points = np.concatenate([s.points for s in sets])
     return Nodes(points, np.full(len(points), 1 / len(points)))
 
@@ -259,17 +219,11 @@ def fit_one(
 ) -> Posterior:
     """The posterior from standardised states `[n, d + 1]`, rows of weight 0 left out."""
     used = x * weight[:, None]
-    mean, narrow, gradient, steps = ascend(
+    mean, narrow, gradient, steps, converged = ascend(
         used, y, precision, at, inner, tol=tol, max_iter=max_iter
     )
     elbo, error, kl = evaluate(x, weight, y, mean, 1 / narrow, precision, fresh)
-    return Posterior(mean, 1 / narrow, elbo, error, kl, gradient, steps)
-
-
-def predictive(x: Any, mean: Any, variance: Any, at: Nodes) -> Any:
-    """Class probabilities `[n, classes]`, averaged over the posterior."""
-    first, _ = expected_moments(x @ mean, (x * x) @ variance, at)
-    return jnp.concatenate([1 - first, first], axis=1) if first.shape[1] == 1 else first
+    return Posterior(mean, 1 / narrow, elbo, error, kl, gradient, steps, converged)
 
 
 @cache
@@ -306,7 +260,7 @@ def fit_grid(
             z, w, y, precision, Nodes(seed[0], at.weights), Nodes(seed[1], fresh.weights), inner,
             tol=tol, max_iter=max_iter,
         )  # fmt: skip
-        return found, predictive(z, found.mean, found.variance, reading)
+        return found, expected_probabilities(z @ found.mean, (z * z) @ found.variance, reading)
 
     def cell(layer: Any, w: Any) -> Any:
         z, _, _ = standardise(layer, w)

@@ -175,7 +175,7 @@ class OnlineVariationalProbe(ClassifierMixin, BaseEstimator):
 
     def _advance(self, x: np.ndarray, code: np.ndarray) -> None:
         """Steps through `x` `[steps, b, d]`."""
-        from probes import meanfield, streaming
+        from probes import expectations, meanfield, streaming
 
         columns, b = self._pull.shape[1], x.shape[1]
         rows = b if len(x) > 1 else 1 << (b - 1).bit_length()
@@ -190,7 +190,7 @@ class OnlineVariationalProbe(ClassifierMixin, BaseEstimator):
                 meanfield.targets(padded, columns),
                 self._base,
                 float(self.forget),
-                meanfield.nodes(columns, seed=int(self.random_state)),
+                expectations.nodes(columns, seed=int(self.random_state)),
                 sweeps=int(self.sweeps),
             )
             self._narrow, self._pull, nats, right = (np.asarray(a) for a in (*state, nats, right))
@@ -236,14 +236,18 @@ class OnlineVariationalProbe(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Posterior predictive probabilities `[n, classes]`, in the order of `classes_`."""
-        from probes import meanfield
+        from probes import expectations
 
         check_is_fitted(self, "classes_")
         X = validate_data(self, X, dtype=np.float64, reset=False)
         z = np.hstack([(X - self.center_) / self.scale_, np.ones((len(X), 1))])
-        at = meanfield.nodes(len(self.mean_), draws=READING_DRAWS, seed=int(self.random_state))
+        at = expectations.nodes(len(self.mean_), draws=READING_DRAWS, seed=int(self.random_state))
         with double():
-            return np.asarray(meanfield.predictive(z, self.mean_.T, self.variance_.T, at))
+            return np.asarray(
+                expectations.expected_probabilities(
+                    z @ self.mean_.T, (z * z) @ self.variance_.T, at
+                )
+            )
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class `[n]`."""

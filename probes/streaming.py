@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from probes.meanfield import Nodes, expected_moments, majoriser, predictive
+from probes.expectations import Nodes, expected_moments, expected_probabilities
+from probes.meanfield import majoriser
 
 
 @partial(jax.jit, static_argnames=("sweeps",))
@@ -35,7 +36,7 @@ def run(
         # The base prior has mean zero, so only precisions are drawn towards it.
         prior, pull = forget * narrow + (1 - forget) * base, forget * pull
         centre, squares = pull / prior, x * x
-        p = predictive(x, state[1] / state[0], 1 / state[0], at)
+        p = expected_probabilities(x @ (state[1] / state[0]), squares @ (1 / state[0]), at)
         wanted = jnp.concatenate([1 - y, y], axis=1) if y.shape[1] == 1 else y
         nats = -used @ jnp.log(jnp.maximum((p * wanted).sum(axis=1), jnp.finfo(p.dtype).tiny))
         hits = used @ (p.argmax(axis=1) == wanted.argmax(axis=1))

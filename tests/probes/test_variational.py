@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import integrate, stats
+from scipy.special import expit, logsumexp
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from geometry import principal_angles
-from probes import ProbeError, VariationalProbe, fit_many, grouped_folds
+from probes import ProbeError, VariationalProbe, expectations, fit_many, grouped_folds
+from probes.precision import double
 
 
 def made(
@@ -45,6 +50,19 @@ def binary_elbo(z: np.ndarray, y: np.ndarray, m: np.ndarray, v: np.ndarray, a: n
     return total - 0.5 * np.sum(a * (m**2 + v) - 1 - np.log(a * v))
 
 
+def gaussian_mean(function: Any, mu: float, variance: float) -> float:
+    """E f(z) of z ~ N(mu, variance) by adaptive quadrature, cut where logistic functions turn."""
+    reach = 12 * np.sqrt(variance)
+    turns = [t for t in (-40, -10, -3, 0, 3, 10, 40) if abs(t - mu) < reach]
+    cuts = sorted({mu - reach, *turns, mu, mu + reach})
+    return sum(
+        integrate.quad(
+            lambda z: function(z) * stats.norm.pdf(z, mu, np.sqrt(variance)), *ends, epsabs=1e-13
+        )[0]
+        for ends in itertools.pairwise(cuts)
+    )
+
+
 @parametrize_with_checks([VariationalProbe()])
 def test_the_probe_passes_scikit_learns_checks(estimator: Any, check: Any) -> None:
     check(estimator)
@@ -55,6 +73,41 @@ def test_the_binary_elbo_equals_adaptive_quadrature() -> None:
     probe = VariationalProbe().fit(x, y)
     by_hand = binary_elbo(standard(x), y, probe.mean_[0], probe.variance_[0], prior(5))
     assert probe.elbo_ == pytest.approx(by_hand, abs=1e-6) and probe.elbo_error_ == 0
+
+
+@pytest.mark.parametrize("variance", [1e-3, 1.0, 25.0, 1000.0])
+def test_expectations_of_one_logit_equal_adaptive_quadrature_at_any_variance(
+    variance: float,
+) -> None:
+    for mu in (0.0, 2.0, -30.0):
+        with double():
+            found = expectations.logistic_moments(np.array(mu), variance)
+            quick = expectations.logistic_moments(np.array(mu), variance, exact=False)
+        true = [
+            gaussian_mean(f, mu, variance)
+            for f in (
+                expit,
+                lambda z: expit(z) * expit(-z),
+                lambda z: np.logaddexp(0, z),
+            )
+        ]
+        np.testing.assert_allclose(found, true, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(quick, true, rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("variance", [1.0, 400.0])
+def test_expectations_of_three_logits_equal_plain_monte_carlo(variance: float) -> None:
+    mu = np.sqrt(variance) * np.array([[0.5, 0.0, -1.0]])
+    spread = variance * np.array([[1.0, 0.3, 2.0]])
+    z = mu + np.sqrt(spread) * np.random.default_rng(0).standard_normal((400_000, 3))
+    p = np.exp(z - logsumexp(z, axis=1, keepdims=True))
+    with double():
+        at = expectations.nodes(3, draws=1024, seed=1)
+        first, curvature = expectations.expected_moments(mu, spread, at)
+        own = expectations.log_likelihoods(mu, spread, np.eye(3)[[2]], at).mean()
+    np.testing.assert_allclose(first[0], p.mean(0), atol=3e-3)
+    np.testing.assert_allclose(curvature[0], (p * (1 - p)).mean(0), atol=2e-3)
+    assert own == pytest.approx(np.log(p[:, 2]).mean(), rel=0.01)
 
 
 def test_no_small_step_from_the_binary_posterior_raises_the_quadrature_elbo() -> None:
@@ -110,9 +163,9 @@ def test_predictive_probabilities_equal_quadrature_over_the_posterior() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_with_much_data_means_are_scikit_learns_map(classes: int) -> None:
-    # Small variance: every row ten times over, with the prior held in proportion.
+    # Small variance: every row sixty times over.
     x, y = made(3, n=80, d=4, classes=classes, gap=0.7)
-    x, y = np.tile(x, (200, 1)), np.tile(y, 200)
+    x, y = np.tile(x, (60, 1)), np.tile(y, 60)
     probe = VariationalProbe().fit(x, y)
     z = (x - x.mean(0)) / x.std(0)
     fitted = LogisticRegression(C=1.0, tol=1e-10, max_iter=5000).fit(z, y)
@@ -161,6 +214,48 @@ def test_a_compiled_grid_of_fits_equals_single_fits() -> None:
                 one.predict_proba(x[layer][held]),
                 atol=1e-5,
             )
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_weak_prior_on_many_features_converges_in_few_steps_to_the_true_optimum(
+    classes: int,
+) -> None:
+    # Logit variances are near 300, where 64 Gauss-Hermite points are off by nats and never settle.
+    x, y = made(3, n=80, d=400, classes=classes, gap=0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        probe = VariationalProbe().fit(x, y)
+    assert probe.n_iter_ <= 150 and probe.gradient_ < 1e-6
+    z, m, v = standard(x), probe.mean_, probe.variance_
+    assert (z**2 @ v.T).mean() > 200
+    if classes == 2:
+        p = [gaussian_mean(expit, mu, s) for mu, s in zip(z @ m[0], z**2 @ v[0], strict=True)]
+        np.testing.assert_allclose(z.T @ (y - p), prior(400) * m[0], atol=1e-3)
+        curvature = [
+            gaussian_mean(lambda t: expit(t) * expit(-t), mu, s)
+            for mu, s in zip(z @ m[0], z**2 @ v[0], strict=True)
+        ]
+        np.testing.assert_allclose(1 / v[0], prior(400) + (z**2).T @ curvature, rtol=1e-4)
+    else:
+        draws = np.random.default_rng(0).standard_normal((4000, 80, classes))
+        logits = z @ m.T + np.sqrt(z**2 @ v.T) * draws
+        own = logits[:, np.arange(80), y] - logsumexp(logits, axis=-1)
+        total = own.mean(0).sum() - 0.5 * np.sum(
+            prior(400) * (m**2 + v) - 1 - np.log(prior(400) * v)
+        )
+        error = np.sqrt(own.var(0).sum() / 4000)
+        assert abs(probe.elbo_ - total) < 4 * np.hypot(error, probe.elbo_error_)
+
+
+def test_too_few_steps_are_one_clear_warning() -> None:
+    x, y = made(1, n=40, d=60)
+    with pytest.warns(ConvergenceWarning, match="did not converge in 10 steps") as caught:
+        VariationalProbe(max_iter=10).fit(x, y)
+    assert caught[0].filename == __file__
+    train = np.arange(40)[None] % 4 > 1
+    with pytest.warns(ConvergenceWarning, match="2 of 2 fits did not converge"):
+        many = fit_many(np.stack([x, x]), y[None], train, max_iter=10)
+    assert many.converged.shape == (2, 1, 1, 1) and not many.converged.any()
 
 
 def test_a_grid_of_three_classes_equals_single_fits_within_the_error_of_draws() -> None:
