@@ -59,10 +59,12 @@ def _count(results: pd.DataFrame) -> Iterator[str]:
         yield f"{said}, and along none at the others." if alone < len(frame) else f"{said}."
         return
     rounds = plain(results, "direction_separation")
-    rounds = rounds[(rounds["site"] == most["site"]) & (rounds["position"] > 0)]
-    second = rounds.loc[rounds["position"].idxmin()]
+    rounds = rounds[rounds["site"] == most["site"]].set_index("position")
+    second = rounds.loc[1]
+    # Where no round failed, they ran out before the directions did.
+    least = "at least " if len(rounds) <= most["value"] else ""
     yield (
-        f"{said}; at `{most['site']}` it takes {int(most['value'])}: with the first taken out, "
-        f"harmful requests still scatter more than harmless ones (AUC {figure(second)}, "
+        f"{said}; at `{most['site']}` it takes {least}{int(most['value'])}: with the first taken "
+        f"out, harmful requests still scatter more than harmless ones (AUC {figure(second)}, "
         f"p = {second['p']:.3g}). Whether the model uses them, only interventions can tell."
     )

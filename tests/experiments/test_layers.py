@@ -129,5 +129,12 @@ def test_sentences_name_the_turn_the_second_direction_and_their_nulls() -> None:
     assert "AUC 0.70 [0.66, 0.74], p = 0.01" in said
 
 
+def test_a_count_that_no_failed_round_ends_is_said_to_be_a_least_one() -> None:
+    frame = made_results.made_results()
+    failed = (frame["measure"] == "direction_separation") & (frame["p"] > 0.05)
+    assert "it takes 2:" in " ".join(sentences(frame))
+    assert "it takes at least 2:" in " ".join(sentences(frame[~failed]))
+
+
 def test_without_rows_nothing_is_said() -> None:
     assert sentences(made_results.made_results().head(0)) == []
