@@ -1,4 +1,4 @@
-"""How many directions carry a behaviour: counted one by one, spanned over depth, sampled as a cone.
+"""How many directions carry a behaviour: counted one by one, and sampled as a cone.
 
 A difference in means is one direction, however the behaviour comes about, and once it is projected
 out the means of the rows it was estimated from coincide exactly. What several directions leave
