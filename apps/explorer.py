@@ -15,6 +15,7 @@ import pandas as pd
 import streamlit as st
 
 from experiments import figures
+from experiments.runner import PROJECTION
 
 _HELP = "`isogloss run compare` makes one"
 
@@ -59,6 +60,8 @@ def main() -> None:
     for tab, page in zip(tabs, pages, strict=False):
         with tab:
             page(frame, depth)
+    with tabs[pages.index(_directions)]:
+        _projection(run)
     with tabs[-1]:
         _report(run)
 
@@ -121,6 +124,10 @@ def _layers(frame: pd.DataFrame, depth: str | None) -> None:
         else:
             _show(chart, f"{kind}_curve")
         _table(frame, measure)
+    _show(figures.chart_cka(frame, _theme()), "cka")
+    _table(frame, "cka", "participation_ratio", "intrinsic_dimension", "anisotropy")
+    _show(figures.chart_reliability(frame, _theme()), "reliability")
+    _table(frame, "reliability", "reliability_confidence", "calibration_error")
 
 
 def _varieties(frame: pd.DataFrame, depth: str | None) -> None:
@@ -129,11 +136,23 @@ def _varieties(frame: pd.DataFrame, depth: str | None) -> None:
     _show(figures.chart_overlap_matrix(frame, _theme(), site=site), "matrix")
     _show(figures.chart_overlap_by_layer(frame, _theme(), at=depth), "overlap_by_layer")
     _table(frame, "subspace_overlap")
+    _show(figures.chart_dendrogram(frame, _theme(), site=site), "dendrogram")
+    _table(frame, "variety_distance", "clade_support", "tree_plan_correlation")
+    _show(figures.chart_angle_spectrum(frame, _theme(), site=site), "angles")
+    _table(frame, "principal_angle")
 
 
 def _directions(frame: pd.DataFrame, depth: str | None) -> None:
     _show(figures.chart_direction_cosine(frame, _theme(), at=depth), "directions")
     _table(frame, "direction_cosine", "direction_subspace_cosine")
+
+
+def _projection(run: Path) -> None:
+    path = run / PROJECTION
+    points = pd.DataFrame()
+    if path.is_file():
+        points = read_results(str(path), path.stat().st_mtime_ns)
+    _show(figures.chart_projection(points, _theme()), "projection")
 
 
 def _causes(frame: pd.DataFrame, depth: str | None) -> None:

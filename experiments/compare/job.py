@@ -53,7 +53,10 @@ def run_compare(
             left_out=list(inputs.left_out),
         )
         results = run.finish(_stages(run, bench, progress=progress))
+        from experiments.compare.projection import write_projection
         from experiments.compare.report import write_figures, write_report
+
+        write_projection(bench, results, run.path)
 
         _say(progress, "Drawing figures")
         pictures = write_figures(run.path, results)
@@ -67,18 +70,19 @@ def run_compare(
 
 
 def _stages(run: Run, bench: Any, *, progress: bool) -> list[pd.DataFrame]:
-    from experiments.compare import causes, directions, probing, subspaces
+    from experiments.compare import causes, directions, probing, representation, subspaces
 
+    frames: list[pd.DataFrame] = []
     stages: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "probe": lambda: probing.probe(bench, progress=progress),
         "subspaces": lambda: subspaces.compare_subspaces(bench),
         "answers": lambda: causes.answer(bench),
         "directions": lambda: directions.compare_directions(bench),
+        "representation": lambda: representation.compare_representation(bench, frames[0]),
         "remove_varieties": lambda: causes.remove_varieties(bench, progress=progress),
         "refusal": lambda: causes.remove_and_add_refusal(bench, progress=progress),
         "patch": lambda: causes.patch(bench, progress=progress),
     }
-    frames = []
     for name, measure in stages.items():
         _say(progress, f"Measuring: {name.replace('_', ' ')}")
         frame = run.stage(name, measure)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from experiments.compare import findings
+from experiments.runner import PROJECTION
 from experiments.settings import CompareSettings
 
 
@@ -39,6 +41,7 @@ def write_figures(path: Path, results: pd.DataFrame) -> dict[str, str]:
             "Overlap of varieties by layer, beside its nulls",
             figures.chart_overlap_by_layer(results),
         )
+    _keep_geometry(results, read_points(path), keep)
     if {"direction_cosine", "direction_subspace_cosine"} & present:
         keep(
             "directions",
@@ -68,6 +71,35 @@ def write_figures(path: Path, results: pd.DataFrame) -> dict[str, str]:
     return drawn
 
 
+def _keep_geometry(
+    results: pd.DataFrame, points: pd.DataFrame | None, keep: Callable[[str, str, Any], None]
+) -> None:
+    from experiments import figures
+    from experiments.compare.geometry_findings import shown_site
+
+    measured = results[results["control"] == ""]
+    angles = measured[measured["measure"] == "principal_angle"]
+    if len(angles):
+        chart = figures.chart_angle_spectrum(results, site=shown_site(angles, results))
+        keep("angle_spectrum", "The angles between varieties, beside their null", chart)
+    distances = measured[measured["measure"] == "variety_distance"]
+    if len(distances):
+        chart = figures.chart_dendrogram(results, site=shown_site(distances, results))
+        keep("dendrogram", "The tree of varieties", chart)
+    alike = measured[measured["measure"] == "cka"]
+    if (alike["site"] != alike["reference"]).any():
+        keep("cka", "How alike the states of any two depths are", figures.chart_cka(results))
+    if (measured["measure"] == "reliability").any():
+        keep("reliability", "How sure the probe is", figures.chart_reliability(results))
+    if points is not None:
+        keep("projection", "The texts on two directions", figures.chart_projection(points))
+
+
+def read_points(path: Path) -> pd.DataFrame | None:
+    """The projected states of a run, where it kept some."""
+    return pd.read_parquet(path / PROJECTION) if (path / PROJECTION).is_file() else None
+
+
 def write_report(
     path: Path,
     settings: CompareSettings,
@@ -77,7 +109,11 @@ def write_report(
     pictures: dict[str, str],
 ) -> None:
     """`report.md`: findings first, then figures, method and caveats."""
+    from experiments.compare import geometry_findings
+
     corpus = inputs.corpus
+    found = findings.sentences(results, inputs.standard) + geometry_findings.sentences(results)
+    captions = geometry_findings.captions(results, read_points(path))
     lines = [
         f"# {settings.model}: where varieties and alignment lie",
         "",
@@ -86,14 +122,16 @@ def write_report(
         "",
         "## Findings",
         "",
-        *(f"- {sentence}" for sentence in findings.sentences(results, inputs.standard)),
+        *(f"- {sentence}" for sentence in found),
         "",
     ]
     if inputs.left_out:
         lines += ["## Left out", "", *(f"- {said}" for said in inputs.left_out), ""]
     lines += ["## Figures", ""]
     for stem, title in pictures.items():
-        lines += [f"### {title}", "", f"![{title}](figures/{stem}.png)", ""]
+        lines += [f"### {title}", ""]
+        lines += [captions[stem], ""] if stem in captions else []
+        lines += [f"![{title}](figures/{stem}.png)", ""]
         lines += [f"[interactive](figures/{stem}.html)", ""]
     lines += ["## How it was measured", "", *_method(settings, inputs), ""]
     lines += ["## Read with care", "", *(f"- {said}" for said in findings.caveats(results)), ""]
@@ -130,6 +168,10 @@ def _method(settings: CompareSettings, inputs: Any) -> list[str]:
         f"{inputs.standard or 'the standard'}, sentence for sentence; the two members of an "
         "overlap come from disjoint halves of the sentences, since shared sentences make even "
         "noise overlap.",
+        "- The tree of varieties: average linkage of geodesic distances between subspaces, each "
+        "from the other half of the sentences. CKA from rows of different groups, and shape: at most "
+        f"{settings.cloud_rows} texts, whole groups; retrieval by CSLS; reliability: the probe's "
+        "held-out probabilities on the same folds.",
         "- Harmful direction: difference in means on the train side (Arditi et al. 2024). "
         "Ablation sets it to its mean over harmless requests at every block output; ablation to "
         "zero stands beside it. All effects are on the held-out side.",

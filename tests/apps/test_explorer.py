@@ -37,6 +37,7 @@ def runs(tmp_path: Path, results: pd.DataFrame) -> Path:
     run = tmp_path / "runs" / "compare" / "first"
     run.mkdir(parents=True)
     results.to_parquet(run / "results.parquet")
+    _made().made_points().to_parquet(run / "projection.parquet")
     (run / "config.toml").write_text('model = "made"\n')
     (run / "report.md").write_text(
         "# made: where varieties lie\n\n## Findings\n\n- Found.\n\n## Figures\n\n"
@@ -66,7 +67,7 @@ def test_every_page_of_a_run_opens_without_an_error(
         "Patching map",
         "Report",
     ]
-    assert len(at.get("vega_lite_chart")) == 8
+    assert len(at.get("vega_lite_chart")) == 13
     assert any("Found." in text.value for text in at.markdown)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ def made_results() -> pd.DataFrame:
         at = {"site": site, "layer": max(i - 1, 0)}
         _probes(say, i, at)
         _overlaps(say, i, at, rng)
+        if i:
+            _geometry(say, i, at)
         say("direction_cosine", 0.1 * i, variety="refusal", reference="harmful", **at)
         _over_layers(say, i, at)
         for null, width in (("random_subspace", 0.1), ("covariance_null", 0.25)):
@@ -59,6 +61,8 @@ def made_results() -> pd.DataFrame:
         say(measure, chance, 0, control="chance")
     say("variety_probe_accuracy", 0.97, 0, control="bayes_ceiling")
     _causes(say, rng)
+    _planted(say)
+    _reliability(say)
     return pd.DataFrame(rows)
 
 
@@ -76,6 +80,98 @@ def _overlaps(say: Any, i: int, at: dict[str, Any], rng: np.random.Generator) ->
         say("subspace_overlap", figure, variety=a, reference=b, control=half, **at)
     say("subspace_overlap", 0.06, 0.03, control="random_subspace", **at)
     say("subspace_overlap", 0.17, 0.06, control="covariance_null", **at)
+
+
+def _geometry(say: Any, i: int, at: dict[str, Any]) -> None:
+    """Hill and island lie together, river and valley too; far layers are less alike."""
+    for a, b in combinations(VARIETIES, 2):
+        near = (a, b) in (("hill", "island"), ("river", "valley"))
+        pair = at | {"variety": a, "reference": b}
+        say("variety_distance", 0.6 if near else 1.8, 0.1, **pair)
+        for rank in range(3):
+            angle = (5 if near else 40) * (rank + 1) / 3 + (10 * rank)
+            say("principal_angle", angle, 0, position=rank, **pair)
+    for variety in VARIETIES:
+        told = {"variety": variety, "reference": variety, "control": "split_half"}
+        say("variety_distance", 0.4, 0.1, **told, **at)
+    for null, mean in (("random_subspace", 2.4), ("covariance_null", 1.5)):
+        say("variety_distance", mean, 0.2, control=null, **at)
+        for rank in range(3):
+            say("principal_angle", mean * 10 * (rank + 1), 4, control=null, position=rank, **at)
+    say("shared_dimensions", 1.0, 0.5, **at)
+    say("participation_ratio", 3.0, 0.4, **at)
+    say("intrinsic_dimension", 5.0, 0, **at)
+    say("anisotropy", 0.6, 0.05, **at)
+    for variety in VARIETIES:
+        told = at | {"variety": variety, "reference": STANDARD}
+        say("private_dimensions", 2.5, 0.3, **at, variety=variety)
+        say("retrieval_accuracy", 0.1 * i, 0.05, **told)
+        say("retrieval_accuracy", 0.04, 0.03, control="identity", **told)
+    say("private_dimensions", 1.5, 0.4, control="covariance_null", **at)
+    for clade in ("hill+island", "river+valley"):
+        say("clade_support", 0.87, 0, reference=clade, **at)
+    for plan, rho, p in (("planted_words", 0.9, 0.01), ("planted_structure", -0.2, 0.7)):
+        say("tree_plan_correlation", rho, 0, reference=plan, p=p, **at)
+    for j in range(i, len(SITES)):
+        pair = at | {"reference": SITES[j]}
+        say("cka", 1 - 0.1 * (j - i), 0 if i == j else 0.02, **pair)
+        say(
+            "cka",
+            1 - 0.15 * (j - i),
+            0 if i == j else 0.02,
+            control="without_top_component",
+            **pair,
+        )
+        say("cka", 0.3, 0.05, control="shuffled_groups", **pair)
+
+
+def _planted(say: Any) -> None:
+    """By words as in the states; by structure hill goes with river, and island with valley."""
+    words = {("hill", "island"), ("river", "valley")}
+    structure = {("hill", "river"), ("island", "valley")}
+    for control, together in (("planted_words", words), ("planted_structure", structure)):
+        for a, b in combinations(VARIETIES, 2):
+            far = 0.0 if (a, b) in together else 1.0
+            say("variety_distance", far, 0, variety=a, reference=b, control=control)
+    for variety in VARIETIES:
+        say("retrieval_accuracy", 1 / 60, 0, variety=variety, reference=STANDARD, control="chance")
+
+
+def _reliability(say: Any) -> None:
+    for question, site, shift in (("variety", SITES[4], 0.1), ("behaviour", SITES[2], -0.1)):
+        at = {"site": site, "layer": SITES.index(site) - 1, "reference": question}
+        for b, n in ((4, 2), (6, 20), (8, 40)):
+            where = at | {"position": b, "n": n}
+            say("reliability", b / 10 + 0.05 + shift, 0.05, **where)
+            say("reliability_confidence", b / 10 + 0.05, 0.01, **where)
+        say("calibration_error", 0.08, 0.02, p=0.01 if question == "variety" else 0.4, **at)
+        say("calibration_error", 0.1, 0, control="uncorrected", **at)
+
+
+def made_points() -> pd.DataFrame:
+    """Two varieties and two kinds of request on two directions, half of them held out."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for i in range(80):
+        kind = ["", "", "harmful", "harmless"][i % 4]
+        variety = VARIETIES[i // 4 % 2]
+        rows.append(
+            {
+                "site": SITES[4],
+                "layer": 3,
+                "x": {"": 0.5, "harmful": 1.0, "harmless": 0.0}[kind] + 0.05 * rng.normal(),
+                "y": (variety == VARIETIES[1]) + 0.1 * rng.normal(),
+                "x_axis": "harmful direction (0: harmless mean, 1: harmful mean)",
+                "y_axis": "first variety direction (0: mean of standard, 1: typical gap)",
+                "cosine": 0.04,
+                "variety": variety,
+                "behaviour": kind,
+                "group": f"g{i // 2}",
+                "train": i % 8 < 4,
+                "text": f"text {i} " + "that is rather long " * (i == 0) * 10,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _over_layers(say: Any, i: int, at: dict[str, Any]) -> None:

@@ -142,6 +142,53 @@ def test_every_overlap_stands_beside_both_nulls(results: pd.DataFrame) -> None:
         assert set(rows(results, "subspace_overlap", control=control)["site"]) == sites
 
 
+def test_the_tree_of_varieties_follows_the_planted_structure_and_not_the_words(
+    results: pd.DataFrame,
+) -> None:
+    """At a token that all varieties spell alike, whose words are not to be seen there."""
+    plans = ("planted_structure", "planted_words")
+    by = {p: rows(results, "tree_plan_correlation", reference=p) for p in plans}
+    assert by["planted_structure"]["value"].max() > 0.5
+    assert by["planted_structure"]["p"].min() < 0.05 < by["planted_words"]["p"].min()
+    for plan in plans:
+        assert len(rows(results, "variety_distance", control=plan)) == 28
+
+
+def test_every_block_has_its_geometry_and_every_two_their_cka(results: pd.DataFrame) -> None:
+    blocks = set(results["site"]) - {"", EMBEDDING}
+    for measure in ("participation_ratio", "intrinsic_dimension", "anisotropy", "variety_distance"):
+        assert set(rows(results, measure)["site"]) == blocks
+    pairs = rows(results, "cka")
+    assert len(pairs) == len(blocks) * (len(blocks) + 1) // 2
+    same = pairs[pairs["site"] == pairs["reference"]]
+    np.testing.assert_allclose(same["value"], 1.0)
+    assert pairs["value"].between(-1, 1).all()
+    null = rows(results, "cka", control="shuffled_groups")
+    assert len(null) == len(pairs)
+
+
+def test_angles_stand_beside_both_nulls_at_every_position(results: pd.DataFrame) -> None:
+    found = rows(results, "principal_angle")
+    for control in ("random_subspace", "covariance_null"):
+        null = rows(results, "principal_angle", control=control)
+        places = [set(zip(part["site"], part["position"], strict=True)) for part in (found, null)]
+        assert places[0] == places[1] and len(null) == len(places[1])
+
+
+def test_parallel_sentences_are_found_more_often_than_by_chance(results: pd.DataFrame) -> None:
+    found = rows(results, "retrieval_accuracy").groupby("site")["value"].mean()
+    chance = rows(results, "retrieval_accuracy", control="chance")["value"]
+    assert found.max() > 3 * chance.max()
+
+
+def test_a_probe_that_is_hardly_ever_wrong_is_not_too_sure(results: pd.DataFrame) -> None:
+    seen = rows(results, "reliability", reference="variety").set_index("position")
+    claimed = rows(results, "reliability_confidence", reference="variety").set_index("position")
+    assert set(seen.index) == set(claimed.index)
+    sure = seen[seen["n"] >= 20]
+    assert (sure["value"] > claimed.loc[sure.index, "value"] - 0.02).all()
+
+
 def test_plain_model_refuses_what_is_harmful_and_nothing_else(results: pd.DataFrame) -> None:
     assert only(results, "refusal_rate", edit="", behaviour="harmful") >= 0.95
     assert only(results, "refusal_rate", edit="", behaviour="harmless") <= 0.05

@@ -22,7 +22,9 @@ made_results = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(made_results)
 
 CHARTS: dict[str, Callable[..., figures.Figure]] = {
-    name: getattr(figures, name) for name in figures.__all__ if name.startswith("chart_")
+    name: getattr(figures, name)
+    for name in figures.__all__
+    if name.startswith("chart_") and name != "chart_projection"  # its frame is of points
 }
 
 
