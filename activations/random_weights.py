@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from activations.engines.passes import first_line
@@ -29,7 +30,8 @@ def fresh_model(
     Raises:
         ModelError: a seed that is none, a quantised model, or a model that cannot be built.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**63:
         raise ModelError(f"The seed of random weights is {seed!r}; give a whole number from 0 on.")
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(
@@ -40,7 +42,7 @@ def fresh_model(
     kind = (getattr(own, "dtype", None) or torch.float32) if dtype == "auto" else dtype
     draws = torch.default_generator
     before = draws.get_state()
-    draws.manual_seed(seed)
+    draws.manual_seed(int(seed))
     try:
         return build(own, dtype=kind)
     except Exception as error:  # configurations check themselves in many ways

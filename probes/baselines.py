@@ -96,7 +96,10 @@ def length_baseline(
     Raises:
         ProbeError: as `grouped_folds`, or lengths that are not finite numbers.
     """
-    counted = np.asarray(lengths, dtype=np.float64)
+    try:
+        counted = np.asarray(lengths, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ProbeError("Some lengths are no numbers; give how long each text is.") from None
     if counted.ndim not in (1, 2) or counted.size == 0:
         raise ProbeError(f"The lengths have shape {counted.shape}; give one or more for each row.")
     if not np.isfinite(counted).all():
@@ -174,6 +177,8 @@ def text_baseline(
         return reader.fit(own, code).predict(other)
 
     written = names(np.asarray(texts, dtype=object), what="texts")
+    if not any(written):
+        raise ProbeError("All texts are empty, so there are no letters to read.")
     return _read(written, labels, groups, guess, n_folds=n_folds, seed=seed)
 
 

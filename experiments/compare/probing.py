@@ -59,7 +59,7 @@ def _question(
             seed=settings.seed,
         ):
             where = {"site": result.site, "layer": result.layer, "unit": _UNIT}
-            yield row(measure, result.accuracy, control="random_model", **where)
+            yield row(measure, result.accuracy, control="random_model", seed=settings.seed, **where)
     ids = encode_corpus(bench.model, bench.inputs.corpus.take(rows))
     for name, estimate in baselines(
         frame["text"].to_numpy(),
@@ -71,7 +71,7 @@ def _question(
         n_folds=settings.folds,
         seed=settings.seed,
     ).items():
-        yield row(measure, estimate, control=name, unit=_UNIT)
+        yield row(measure, estimate, control=name, unit=_UNIT, seed=settings.seed)
     chance = 1 / len(np.unique(labels))
     yield row(measure, chance, control="chance", unit=_UNIT, n=len(set(groups)))
 

@@ -63,6 +63,7 @@ def test_a_seed_gives_the_same_bits_by_every_way_and_leaves_torchs_draws_alone(t
     for other in drawn[1:]:
         assert all(same(bits(drawn[0]), bits(other)).values())
         assert other.digest == drawn[0].digest
+    assert random_like(saved, seed=np.int64(5)).digest == drawn[0].digest
     assert random_like(saved, seed=6).digest != drawn[0].digest
     torch.testing.assert_close(torch.random.get_rng_state(), torch_before, rtol=0, atol=0)
     assert all(same(before, bits(saved)).values())

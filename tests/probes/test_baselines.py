@@ -159,6 +159,10 @@ def test_bad_input_is_one_clear_sentence() -> None:
         token_baseline([None, *range(89)], LABELS, GROUPS, seed=0)
     with pytest.raises(ProbeError, match="lengths are not finite"):
         length_baseline(np.full(90, np.nan), LABELS, GROUPS, seed=0)
+    with pytest.raises(ProbeError, match="lengths are no numbers"):
+        length_baseline(["long"] * 90, LABELS, GROUPS, seed=0)
+    with pytest.raises(ProbeError, match="All texts are empty"):
+        text_baseline([""] * 90, LABELS, GROUPS, seed=0)
     with pytest.raises(ProbeError, match=r"lengths have shape \(90, 1, 1\)"):
         length_baseline(np.ones((90, 1, 1)), LABELS, GROUPS, seed=0)
     with pytest.raises(ProbeError, match="90 rows but 3 lengths"):
