@@ -169,9 +169,9 @@ def _method(settings: CompareSettings, inputs: Any) -> list[str]:
         "overlap come from disjoint halves of the sentences, since shared sentences make even "
         "noise overlap.",
         "- The tree of varieties: average linkage of geodesic distances between subspaces, each "
-        "from the other half of the sentences. CKA from rows of different groups, and shape: at most "
-        f"{settings.cloud_rows} texts, whole groups; retrieval by CSLS; reliability: the probe's "
-        "held-out probabilities on the same folds.",
+        "from the other half of the sentences. CKA from rows of different groups, and shape: at "
+        f"most {settings.cloud_rows} texts, whole groups; retrieval by CSLS; reliability: the "
+        "probe's held-out probabilities on the same folds.",
         "- Harmful direction: difference in means on the train side (Arditi et al. 2024). "
         "Ablation sets it to its mean over harmless requests at every block output; ablation to "
         "zero stands beside it. All effects are on the held-out side.",
