@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+
+from evidence.interval import skewness
 
 
 class LeftOut(NamedTuple):
@@ -25,7 +26,7 @@ class LeftOut(NamedTuple):
 
 
 class GroupGram:
-    """Inner products of rows `x` `[n, d]`, by group: at least five groups, or four and no less.
+    """Inner products of rows `x` `[n, d]`, by group; five groups, so that four are left, or more.
 
     Attributes:
         groups: how many there are.
@@ -42,15 +43,13 @@ class GroupGram:
         gram[member[:, None] == member] = 0.0
         self._gram = gram
         self._to_group = self.summed(gram * self._weights)
+        self._between = self.summed((self._weights[:, None] * self._to_group).T).T
 
     def summed(self, columns: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m groups"]:
         """Columns of rows added up by group."""
         order = np.argsort(self._member, kind="stable")
         starts = np.searchsorted(self._member[order], np.arange(self.groups))
         return np.add.reduceat(columns[:, order], starts, axis=1)
-
-    def _between(self) -> Float[np.ndarray, "groups groups"]:
-        return self.summed((self._weights[:, None] * self._to_group).T).T
 
     def product(self, other: GroupGram) -> LeftOut:
         """‖Σ_xy‖²_F, Σ_xy the cross-covariance of the rows of both, without bias.
@@ -61,7 +60,7 @@ class GroupGram:
         g, w, member = self.groups, self._weights, self._member
         one, two = self._to_group, other._to_group
         pairs = self.summed((w[:, None] * self.summed(self._gram * other._gram * w)).T).T
-        a, b = self._between(), other._between()
+        a, b = self._between, other._between
         ra, rb, pa, pb = a.sum(axis=1), b.sum(axis=1), one.sum(axis=1), two.sum(axis=1)
         # Sums over ordered pairs, triples and quadruples of different groups.
         shared = a * b
@@ -87,7 +86,7 @@ class GroupGram:
 
     def trace(self) -> LeftOut:
         """tr Σ, the total variance of the rows, without bias."""
-        g, a = self.groups, self._between()
+        g, a = self.groups, self._between
         own = np.bincount(self._member, weights=self._own * self._weights, minlength=g)
         value = own.mean() - a.sum() / (g * (g - 1))
         less = (own.sum() - own) / (g - 1) - (a.sum() - 2 * a.sum(axis=1)) / ((g - 1) * (g - 2))
@@ -96,22 +95,13 @@ class GroupGram:
     def unevenness(self) -> float:
         """Skewness over groups of their rows' mean square, divided by √groups."""
         own = np.bincount(self._member, weights=self._own * self._weights, minlength=self.groups)
-        return float(stats.skew(own, bias=False) / np.sqrt(self.groups)) if own.any() else 0.0
-
-    def permuted(self, order: Int[np.ndarray, " n"]) -> GroupGram:
-        """The same with the rows in another order, which moves whole groups."""
-        moved = object.__new__(GroupGram)
-        moved.groups, moved._weights, moved._member = self.groups, self._weights, self._member
-        moved._own = self._own[order]
-        moved._gram = self._gram[np.ix_(order, order)]
-        moved._to_group = self.summed(moved._gram * self._weights)
-        return moved
+        return skewness(own) / np.sqrt(self.groups) if np.ptp(own) > 0 else 0.0
 
 
 def permuted_products(
     grams: Sequence[GroupGram], orders: Int[np.ndarray, "draws n"]
 ) -> Float[np.ndarray, "draws l l"]:
-    """`grams[i].product(grams[j].permuted(order)).value`, for all i and j and every order at once.
+    """`product(...).value` of gram i with gram j, whose rows have taken each of the orders.
 
     The orders must put each group as a whole in the place of one with as many rows.
     """
@@ -125,7 +115,7 @@ def _permuted(
     w, g, size = grams[0]._weights, grams[0].groups, len(grams)
     full = np.stack([m._gram for m in grams])
     lines = np.stack([m._to_group for m in grams])
-    between = np.stack([m._between() for m in grams])
+    between = np.stack([m._between for m in grams])
     weighted = (w[:, None] * full * w).reshape(size, -1)
     weighted_lines = (w[:, None] * lines).reshape(size, -1)
     p, r = lines.sum(axis=2), between.sum(axis=2)

@@ -22,7 +22,7 @@ from evidence import (
     permuted_groups,
 )
 from geometry.checks import count, finite, members
-from geometry.distinct import GroupGram
+from geometry.distinct import GroupGram, permuted_products
 from geometry.errors import GeometryError
 from geometry.retrieval import retrieve
 from geometry.shape import effective_rank, mle_dimension, two_nn
@@ -75,10 +75,8 @@ def cka_estimate(
         without = both.without / (np.sqrt(own.without) * np.sqrt(other.without))
     null, p = np.nan, np.nan
     if draws:
-        drawn = [
-            first.product(second.permuted(order)).value / scale
-            for order in permuted_groups(member, draws=draws, seed=seed)
-        ]
+        orders = permuted_groups(member, draws=draws, seed=seed)
+        drawn = permuted_products([first, second], orders)[:, 0, 1] / scale
         null, p = float(np.mean(drawn)), permutation_p(both.value / scale, drawn)
     found = jackknife_estimate(
         both.value / scale, without, level=level, null=null, p=p, bounds=(-1.0, 1.0), unit="CKA"
