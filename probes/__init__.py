@@ -33,6 +33,7 @@ from probes.linear import LinearProbe
 from probes.means import DifferenceInMeansProbe, MassMeanProbe
 from probes.nested import LinearProbeCV, NestedResult, nested_probe
 from probes.online import Lag, OnlineVariationalProbe, tracking_lag
+from probes.relevance import RelevanceProbe, relevant_dimensions
 from probes.ridge import RidgeLabelings, RidgePath, RidgeProbe, ridge_labelings
 from probes.splits import check_no_leak, grouped_folds
 from probes.sweep import ProbeResult, probe_frame, probe_site, probe_sites
@@ -69,6 +70,8 @@ __all__ = [
     "text_baseline",
     "learning_curve",
     "size_curve",
+    "RelevanceProbe",
+    "relevant_dimensions",
     "VariationalProbe",
     "Predictive",
     "fit_many",

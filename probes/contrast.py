@@ -33,7 +33,7 @@ class ContrastScores(NamedTuple):
 class ContrastProbe(BaseEstimator):
     """p⁺ = σ(θ·x̃⁺ + b) with the least mean of (p⁺ + p⁻ - 1)² + min(p⁺, p⁻)².
 
-    (CCS; Burns et al. 2022, section 2.) A statement and its negation, x⁺ and x⁻, should be given
+    (CCS; Burns et al. 2022.) A statement and its negation, x⁺ and x⁻, should be given
     opposite probabilities, and not one half. x̃ is each side less its own mean and over its own
     standard deviations, or the probe would read the word that tells the sides apart.
 

@@ -14,7 +14,7 @@ from probes.readout import LinearReadout
 class DifferenceInMeansProbe(LinearReadout):
     """θ·(x - m), θ the difference of the class means and m halfway between them.
 
-    (Marks & Tegmark 2023, section 5.) It is the direction to steer or to ablate along; to classify,
+    (Marks & Tegmark 2023.) It is the direction to steer or to ablate along; to classify,
     `MassMeanProbe` is better, since θ also points to what merely varies together. With more than
     two classes the scores are μ_c·x - ½‖μ_c‖², so the class of the nearest mean is predicted, and
     the difference of two scores is θ·(x - m) of those two classes. Class sizes play no part:
@@ -47,7 +47,7 @@ class DifferenceInMeansProbe(LinearReadout):
 class MassMeanProbe(LDAProbe):
     """σ(θ·Σ⁻¹(x - m)), θ the difference of the class means and Σ the covariance about them.
 
-    (Marks & Tegmark 2023, section 5.) That is `LDAProbe` with classes taken as equally likely,
+    (Marks & Tegmark 2023.) That is `LDAProbe` with classes taken as equally likely,
     and so it is for more than two: the class whose mean is nearest in the metric Σ⁻¹. m lies
     halfway between the means, whatever the class sizes. Use `.subspace()`, Σ⁻¹θ, to read, and
     `.subspace(kind="pattern")`, θ, to intervene.
