@@ -193,6 +193,8 @@ def _calibration(results: pd.DataFrame) -> Iterator[str]:
     rows = plain(results, "calibration_error")
     for _, r in rows.iterrows():
         off = "is off" if r["p"] < _ALPHA else "cannot be told from a calibrated one"
+        if r["p"] < _ALPHA and r["value"] < 0.005:
+            off = "is hardly off"
         yield (
             f"The {r['reference']} probe at `{r['site']}` {off}: calibration error {figure(r)} "
             f"beyond what chance adds (p = {r['p']:.3g})."

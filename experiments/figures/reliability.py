@@ -117,6 +117,8 @@ def _told(frame: pd.DataFrame, rows: pd.DataFrame, questions: list[str]) -> str:
             found = error.iloc[0]
             if not found["p"] < _ALPHA:
                 said = "right as often as it claims, as far as can be told"
+            elif found["value"] < 0.005:
+                said = "right nearly as often as it claims"
             beside = f" (calibration error {figure(found)})"
         parts.append(f"the {question} probe is {said}{beside}")
     told = "; ".join(parts)
