@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from apps.options import (
     numbers,
 )
 from apps.store_commands import store_app
+from experiments.registry import EXPERIMENTS, Experiment
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,61 +37,67 @@ app.add_typer(store_app, name="store")
 app.command()(capture)
 
 
-@run_app.command()
-def compare(
-    model: ModelOption = None,
-    corpus: CorpusOption = None,
-    standard: Annotated[str | None, typer.Option(help="Which variety is the standard.")] = None,
-    sites: SitesOption = None,
-    layers: LayersOption = None,
-    tokens: Annotated[str | None, typer.Option(help="Which token is read: last or mean.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, auto.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random step.")] = None,
-    store: Annotated[str | None, typer.Option(help="Folder of the activations.")] = None,
-    out: Annotated[str | None, typer.Option(help="The run directory itself.")] = None,
-    config: Annotated[str | None, typer.Option(help="Settings in TOML.")] = None,
-    assign: Assignments = None,
-    trust_remote_code: Annotated[
-        bool | None, typer.Option("--trust-remote-code", help="Run code that the model brings.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Last line of output: one JSON object.")
-    ] = False,
-) -> None:
-    """Where varieties and alignment lie in a model, what they share, and what depends on them."""
-    began = time.perf_counter()
-    from experiments.settings import CompareSettings
+def _run_command(experiment: Experiment) -> Callable[..., None]:
+    """The command that runs one experiment; all take the same options."""
 
-    options = {
-        "model": model,
-        "corpus": corpus,
-        "standard": standard,
-        "sites": names(sites),
-        "layers": numbers(layers),
-        "tokens": tokens,
-        "device": device,
-        "dtype": dtype,
-        "seed": seed,
-        "store": store,
-        "trust_remote_code": trust_remote_code,
-    }
-    settings = CompareSettings.read(config, options=options, assignments=assign or ())
-    from experiments import run_compare
-
-    run = run_compare(settings, out=out, progress=not quiet)
-    if not quiet and not as_json:
-        from experiments.compare.report import summary
-
-        print(summary(run.path))
-    if as_json:
-        record = {
-            "run": str(run.path),
-            "results": str(run.path / "results.parquet"),
-            "seconds": round(time.perf_counter() - began, 2),
+    def command(
+        model: ModelOption = None,
+        corpus: CorpusOption = None,
+        standard: Annotated[str | None, typer.Option(help="Which variety is the standard.")] = None,
+        sites: SitesOption = None,
+        layers: LayersOption = None,
+        tokens: Annotated[
+            str | None, typer.Option(help="Which token is read: last or mean.")
+        ] = None,
+        device: Annotated[str | None, typer.Option(help="cpu, cuda, auto.")] = None,
+        dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto.")] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed of every random step.")] = None,
+        store: Annotated[str | None, typer.Option(help="Folder of the activations.")] = None,
+        out: Annotated[str | None, typer.Option(help="The run directory itself.")] = None,
+        config: Annotated[str | None, typer.Option(help="Settings in TOML.")] = None,
+        assign: Assignments = None,
+        trust_remote_code: Annotated[
+            bool | None,
+            typer.Option("--trust-remote-code", help="Run code that the model brings."),
+        ] = None,
+        quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="Last line of output: one JSON object.")
+        ] = False,
+    ) -> None:
+        began = time.perf_counter()
+        options = {
+            "model": model,
+            "corpus": corpus,
+            "standard": standard,
+            "sites": names(sites),
+            "layers": numbers(layers),
+            "tokens": tokens,
+            "device": device,
+            "dtype": dtype,
+            "seed": seed,
+            "store": store,
+            "trust_remote_code": trust_remote_code,
         }
-        print(json.dumps(record))
+        settings = experiment.settings.read(config, options=options, assignments=assign or ())
+        run = experiment.run(settings, out=out, progress=not quiet)
+        if not quiet and not as_json:
+            from experiments.compare.report import summary
+
+            print(summary(run.path))
+        if as_json:
+            record = {
+                "run": str(run.path),
+                "results": str(run.path / "results.parquet"),
+                "seconds": round(time.perf_counter() - began, 2),
+            }
+            print(json.dumps(record))
+
+    return command
+
+
+for _experiment in EXPERIMENTS.values():
+    run_app.command(_experiment.name, help=_experiment.about)(_run_command(_experiment))
 
 
 @app.command()
