@@ -83,15 +83,21 @@ class Settings(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-class CompareSettings(Settings):
+class CorpusSettings(Settings):
+    """How much of the corpus an experiment uses."""
+
+    max_groups: int = Field(default=200, ge=0, description="groups of sentences used; 0: all")
+    max_requests: int = Field(default=64, ge=4, description="requests of each behaviour and split")
+
+
+class CompareSettings(CorpusSettings):
     """Settings of `isogloss run compare`."""
 
     removal_k: int = Field(default=1, ge=1, description="dimensions taken out of the model")
-    max_groups: int = Field(default=200, ge=0, description="groups of sentences used; 0: all")
     k: int = Field(default=4, ge=1, description="dimensions of each variety's subspace")
     folds: int = Field(default=5, ge=2)
     regularisation: float = Field(default=1.0, gt=0, description="C of the logistic probes")
-    control_draws: int = Field(default=3, ge=1)
+    control_draws: int = Field(default=5, ge=1)
     permutations: int = Field(default=200, ge=20)
     random_model: bool = Field(
         default=True,
@@ -104,7 +110,6 @@ class CompareSettings(Settings):
     cloud_rows: int = Field(default=600, ge=50, description="texts behind shape and CKA, at most")
     ablation_controls: int = Field(default=5, ge=1, description="random subspaces beside each edit")
     loss_groups: int = Field(default=32, ge=2)
-    max_requests: int = Field(default=64, ge=4, description="requests of each behaviour and split")
     new_tokens: int = Field(default=12, ge=1)
     add_scales: list[float] = Field(default=[0.4, 0.6, 0.8, 1.0], min_length=1)
     patch_pairs: int = Field(default=6, ge=0, description="sentence pairs of each variety")

@@ -20,7 +20,7 @@ from activations import (
     random_like,
 )
 from experiments.compare.inputs import Inputs, Rows
-from experiments.settings import CompareSettings, ConfigError
+from experiments.settings import CompareSettings, ConfigError, Settings
 
 
 @dataclass
@@ -52,7 +52,7 @@ def flat(store: ActivationStore, site: str) -> Float[np.ndarray, "rows d"]:
     return kept.reshape(len(kept), -1)
 
 
-def choose_sites(model: Model, settings: CompareSettings) -> list[str]:
+def choose_sites(model: Model, settings: Settings) -> list[str]:
     """The sites asked for; for the residual stream the embedding comes first."""
     sites = model.resolve_sites(settings.sites, layers=settings.layers or None)
     if any(s.endswith("hook_resid_post") for s in sites) and model.embedding_site not in sites:
@@ -60,7 +60,7 @@ def choose_sites(model: Model, settings: CompareSettings) -> list[str]:
     return sorted(sites, key=lambda s: (layer_of(s), s.endswith("post"), s))
 
 
-def open_checked(settings: CompareSettings) -> Model:
+def open_checked(settings: Settings) -> Model:
     """Open the model and check that it and the sites asked for can be compared at all."""
     model = open_model(
         settings.model,
@@ -127,7 +127,7 @@ def set_up(settings: CompareSettings, inputs: Inputs, model: Model, *, progress:
     return Bench(settings, inputs, model, sites, store)
 
 
-def store_path(settings: CompareSettings, inputs: Inputs, model: Model, sites: list[str]) -> Path:
+def store_path(settings: Settings, inputs: Inputs, model: Model, sites: list[str]) -> Path:
     """Where this capture lives, so that any run of the same model, texts and sites reuses it."""
     if settings.store:
         return Path(settings.store)

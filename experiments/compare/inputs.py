@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from corpora import Corpus, CorpusError, grouped_split, read_corpus
-from experiments.settings import CompareSettings, ConfigError
+from experiments.settings import CorpusSettings, ConfigError
 
 if TYPE_CHECKING:
     from organisms import Truth
@@ -48,7 +48,7 @@ class Inputs:
         return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
-def read_inputs(settings: CompareSettings) -> Inputs:
+def read_inputs(settings: CorpusSettings) -> Inputs:
     """Read and check the corpus: everything that can be wrong with it, before any model is opened.
 
     Raises:
@@ -78,7 +78,7 @@ def read_inputs(settings: CompareSettings) -> Inputs:
     return Inputs(corpus, standard, _train_side(corpus, settings.seed), tuple(left_out), truth)
 
 
-def _read(settings: CompareSettings) -> tuple[Corpus, Truth | None]:
+def _read(settings: CorpusSettings) -> tuple[Corpus, Truth | None]:
     if settings.corpus:
         corpus = read_corpus(
             settings.corpus,
@@ -93,7 +93,7 @@ def _read(settings: CompareSettings) -> tuple[Corpus, Truth | None]:
     return organisms.bundled_corpus(), organisms.truth()
 
 
-def _standard(corpus: Corpus, settings: CompareSettings) -> str:
+def _standard(corpus: Corpus, settings: CorpusSettings) -> str:
     named = settings.standard or corpus.standard or "standard"
     if named in corpus.varieties:
         return named
@@ -115,7 +115,7 @@ def _require_pairs(corpus: Corpus, standard: str) -> None:
             )
 
 
-def _cut(corpus: Corpus, settings: CompareSettings) -> tuple[Corpus, list[str]]:
+def _cut(corpus: Corpus, settings: CorpusSettings) -> tuple[Corpus, list[str]]:
     """Keep `max_groups` groups of sentences, drawn by the seed, and every request that is used."""
     rng = np.random.default_rng(settings.seed)
     frame, keep, said = corpus.frame, np.ones(len(corpus), dtype=bool), []
