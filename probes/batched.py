@@ -107,7 +107,7 @@ def fit_folds(
         done = np.flatnonzero(whole)[settled]
         coef[done, number] = weights / fold.scale
         intercept[done, number] = levels - coef[done, number] @ fold.centre
-        turned, levels = weights.transpose(0, 2, 1), levels[:, None, :]
+        turned, levels = weights.transpose(0, 2, 1).astype(F32), levels[:, None, :]
         logits[np.ix_(done, fold.test)] = fold.held @ turned + levels
         for index, found in zip(done, fold.own @ turned + levels, strict=True):
             accuracy[index, number] = _balanced(found, codes[index, fold.train])
@@ -155,7 +155,10 @@ def _scaled(x: np.ndarray, folds: Sequence[Fold]) -> Iterator[_Scaled]:
         narrow = np.flatnonzero(flat | (variance < _NARROW))
         spread = np.sqrt(np.maximum(variance, _NARROW))
         centre, scale = middle + unit * mean, unit * spread
-        own, held = ((rows[i] - mean.astype(F32)) / spread.astype(F32) for i in (train, test))
+        own, held = rows[train], rows[test]
+        for part in (own, held):
+            part -= mean.astype(F32)
+            part *= (1 / spread).astype(F32)
         if len(narrow):
             some = x[:, narrow]
             centre[narrow], scale[narrow] = some[train].mean(axis=0), scales(some[train])

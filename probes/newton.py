@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 
 #: Newton steps, iterations within one of them, and evaluations of one line search, at most.
 _STEPS, _ITERATIONS, _SEARCHES = 30, 60, 15
-#: Share of the residual that the equations may be left with.
+#: Share of the residual that a step leaves, but for the last.
 _FORCING = 0.1
 #: h at the start, in terms of that for even odds. Fits to more features than rows end far below.
 _EASE = 0.1
@@ -66,16 +66,16 @@ def solve(
     """
     space = (_ByRow if len(z) <= z.shape[1] else _ByFeature)(z, penalty)
     n, (count, classes, _) = len(z), targets.shape
-    weights = np.zeros((count, classes, z.shape[1]), z.dtype)
-    intercepts, gradient = np.zeros((count, classes)), np.full(count, np.inf)
     live, products, step = np.arange(count), 1, 0
     now = _start(space, targets)
+    unknowns = now.a.copy()
+    intercepts, gradient = np.zeros((count, classes)), np.full(count, np.inf)
     for step in range(_STEPS + 1):
         off = now.y - now.p
         r, rb = space.pull(off) - space.penalty * now.a, off.sum(axis=2, keepdims=True)
         left = np.maximum(_largest(space.slope(r)), _largest(rb)) / n
         better = left < gradient[live]
-        weights[live[better]] = space.weights(now.a[better])
+        unknowns[live[better]] = now.a[better]
         intercepts[live[better]] = now.b[better, :, 0]
         gradient[live[better]] = left[better]
         going = left > tol  # not where it is NaN
@@ -83,11 +83,13 @@ def solve(
             break
         if not going.all():
             live, now, r, rb = live[going], now.of(going), r[going], rb[going]
-        v, vb, used = _newton_step(space, now, r, rb)
+        # No more than brings the last step to the tolerance, the gradient being linear in it.
+        rest = np.clip(0.5 * tol / left[going], _FORCING, 0.5)
+        v, vb, used = _newton_step(space, now, r, rb, rest)
         products += used + 1
         t = space.logits(v)
         now = _moved(space, now, v, vb, t, -space.inner(r, v, t) - _dots(rb, vb))
-    return Solutions(weights, intercepts, gradient, step, products)
+    return Solutions(space.weights(unknowns), intercepts, gradient, step, products)
 
 
 class _Space:
@@ -107,7 +109,7 @@ class _Space:
             self.h = h
             system = self.z.dtype.type(h) * self.gram
             system.flat[:: len(system) + 1] += self.penalty
-            self.inverse = _inverse(system)
+            self.inverse = _Blocks(_inverse(system))
 
     def precondition(self, r: Array) -> tuple[Array, Array]:
         """Mr, and its logits."""
@@ -121,8 +123,11 @@ class _ByRow(_Space):
         super().__init__(z, z @ z.T, penalty)
 
     def precondition(self, r: Array) -> tuple[Array, Array]:
-        v = _times(r, self.inverse)
-        return v, (r - self.penalty * v) * self.z.dtype.type(1 / self.h)
+        v = self.inverse.times(r)
+        t = self.penalty * v
+        np.subtract(r, t, out=t)
+        t *= self.z.dtype.type(1 / self.h)
+        return v, t
 
     def logits(self, v: Array) -> Array:
         return _times(v, self.gram)
@@ -144,17 +149,17 @@ class _ByFeature(_Space):
 
     def __init__(self, z: Array, penalty: float) -> None:
         super().__init__(z, z.T @ z, penalty)
-        self.across = np.ascontiguousarray(z.T)
+        self.down, self.across = _Blocks(z), _Blocks(z.T)
 
     def precondition(self, r: Array) -> tuple[Array, Array]:
-        v = _times(r, self.inverse)
+        v = self.inverse.times(r)
         return v, self.logits(v)
 
     def logits(self, v: Array) -> Array:
-        return _times(v, self.across)
+        return self.across.times(v)
 
     def pull(self, residual: Array) -> Array:
-        return _times(residual, self.z)
+        return self.down.times(residual)
 
     def inner(self, u: Array, v: Array, logits_of_v: Array) -> Array:
         return _dots(u, v)
@@ -163,6 +168,32 @@ class _ByFeature(_Space):
         return v
 
     slope = weights
+
+
+class _Blocks:
+    """A matrix [m, k] that is multiplied often, cut into columns.
+
+    A few rows times a matrix is small enough, cut so, for BLAS to take it as it lies; whole, it
+    would be copied into another order every time, which took as long as the product.
+    """
+
+    WIDTH = 32
+
+    def __init__(self, matrix: Array) -> None:
+        m, self.k = matrix.shape
+        count = -(-self.k // self.WIDTH)
+        whole = np.zeros((m, count * self.WIDTH), matrix.dtype)
+        whole[:, : self.k] = matrix
+        self.blocks = np.ascontiguousarray(whole.reshape(m, count, self.WIDTH).transpose(1, 0, 2))
+
+    def times(self, v: Array) -> Array:
+        """v [..., m] times the matrix."""
+        rows = v.reshape(-1, v.shape[-1])
+        count = len(self.blocks)
+        found = np.empty((len(rows), count * self.WIDTH), v.dtype)
+        aim = found.reshape(len(rows), count, self.WIDTH).transpose(1, 0, 2)
+        np.matmul(rows, self.blocks, out=aim)
+        return np.ascontiguousarray(found[:, : self.k]).reshape(*v.shape[:-1], self.k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,8 +228,13 @@ def _start(space: Any, y: Array) -> _Point:
     return _moved(space, here, v, np.zeros_like(b), t, -space.inner(r, v, t), rest=0.01)
 
 
-def _newton_step(space: Any, now: _Point, r: Array, rb: Array) -> tuple[Array, Array, int]:
-    """The step in unknowns and intercepts, by conjugate gradients; and the products it took."""
+def _newton_step(
+    space: Any, now: _Point, r: Array, rb: Array, rest: Array
+) -> tuple[Array, Array, int]:
+    """The step in unknowns and intercepts, by conjugate gradients; and the products it took.
+
+    A share `rest` of the residual, of each labelling, is left.
+    """
     p, real = now.p, now.p.dtype.type
     spread = np.mean(p - p * p, axis=(1, 2), dtype=np.float64)
     space.prepare(float(np.exp(np.mean(np.log(spread + 1e-12)))))
@@ -212,22 +248,29 @@ def _newton_step(space: Any, now: _Point, r: Array, rb: Array) -> tuple[Array, A
     for _ in range(_ITERATIONS):
         used += 1
         bent = _curvature(p, tq + qb)
-        hq, hb = space.pull(bent) + space.penalty * q, bent.sum(axis=2, keepdims=True)
+        hb = bent.sum(axis=2, keepdims=True)
+        hq = space.pull(bent)
+        hq += space.penalty * q
         pace = _ratio(size, space.inner(hq, q, tq) + _dots(hb, qb)) * going
         pace = pace.astype(real)[:, None, None]
         v += pace * q
         vb += pace * qb
-        r = r - pace * hq
+        hq *= pace
+        r = r - hq
         rb = rb - pace * hb
         z, t = space.precondition(r)
         zb = level * rb
         new = space.inner(r, z, t) + _dots(rb, zb)
         # Where rounding has the better of it the residual grows, and no product helps.
-        going &= (new > _FORCING**2 * first) & (new < 100 * first)
+        going &= (new > rest**2 * first) & (new < 100 * first)
         if not going.any():
             break
         turn = _ratio(new, size).astype(real)[:, None, None]
-        q, tq, qb, size = z + turn * q, t + turn * tq, zb + turn * qb, new
+        q *= turn
+        q += z
+        tq *= turn
+        tq += t
+        qb, size = zb + turn * qb, new
     space.slow = used > _SLOW
     return v, vb, used
 
