@@ -190,9 +190,12 @@ def direction_estimate(
         np.add.at(mean, member, own - given[2])
         mean /= sizes
     both, first, second = (mean_product(means[i], means[j]) for i, j in ((0, 1), (0, 0), (1, 1)))
-    least = min(first.value, second.value, first.without.min(), second.without.min())
-    if least <= 0:
-        why = "no estimate: a mean shift is not told from none with some group left out"
+    lengths = [jackknife_estimate(m.value, m.without, level=level) for m in (first, second)]
+    if (
+        min(length.low for length in lengths) <= 0
+        or min(m.without.min() for m in (first, second)) <= 0
+    ):
+        why = "no estimate: a mean shift is not told from none"
         return Estimate(np.nan, level=level, n=n, null=0.0, unit="cosine", method=why)
     return jackknife_estimate(
         float(both.value / np.sqrt(first.value * second.value)),
