@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         zero_ablate,
     )
     from interventions.errors import EditError
+    from interventions.lenses import lens_divergence, lens_logits, logit_lens, promoted_tokens
     from interventions.metrics import (
         REFUSAL_PHRASES,
         Losses,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         Metric,
     )
     from interventions.steering import dose_response
+    from interventions.weights import EditedModel, control_vector, orthogonalise, save_edited
 
 __all__ = [
     "EditError",
@@ -87,6 +89,14 @@ __all__ = [
     "LogitDifference",
     "AnswerLogProb",
     "ContinuationLoss",
+    "logit_lens",
+    "lens_logits",
+    "lens_divergence",
+    "promoted_tokens",
+    "orthogonalise",
+    "EditedModel",
+    "save_edited",
+    "control_vector",
 ]
 
 _HOMES = {
@@ -127,6 +137,14 @@ _HOMES = {
     "LogitDifference": "interventions.readings",
     "AnswerLogProb": "interventions.readings",
     "ContinuationLoss": "interventions.readings",
+    "logit_lens": "interventions.lenses",
+    "lens_logits": "interventions.lenses",
+    "lens_divergence": "interventions.lenses",
+    "promoted_tokens": "interventions.lenses",
+    "orthogonalise": "interventions.weights",
+    "EditedModel": "interventions.weights",
+    "save_edited": "interventions.weights",
+    "control_vector": "interventions.weights",
 }
 
 
