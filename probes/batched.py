@@ -64,19 +64,21 @@ def fit_folds(
     Features are centred and scaled by the training rows of each fold, as there; what is shared is
     the Gram matrix of a fold, and the products with it, among all labelings. See `probes.newton`.
     A fit is judged by the gradient at what was found. One that single precision leaves above
-    `tol` is done again in double precision, and after that by `LinearProbe`; so is one whose
-    training rows lack a class, which is then left out as `LinearProbe` does.
+    `tol` is done again in double precision, and failing that by `LinearProbe`. One whose training
+    rows lack a class goes to `LinearProbe` at once, for the classes that they have.
 
     Args:
         x: states `[n, d]`.
         labelings: class numbers `[labelings, n]`, from 0.
         folds: training and test rows, as of `grouped_folds`; every row is tested once.
         n_classes: one more than the largest number if None.
-        C: as `LinearProbe`. tol: largest gradient, per row.
+        C: as `LinearProbe`.
+        tol: largest gradient, per row. At C = 1 weights were off by 2e-4 at most; with C far above
+            1 they are less determined by it, so ask for less where weights matter.
 
     Raises:
-        ProbeError: values that are not finite, shapes that do not fit, fewer than two classes, or
-            a C that is not above 0.
+        ProbeError: values that are not finite, shapes that do not fit, fewer than two classes, a C
+            that is not above 0, or folds that do not test every row once.
     """
     rows = states(x)
     codes = np.asarray(labelings)
@@ -92,6 +94,11 @@ def fit_folds(
         raise ProbeError(
             f"Class numbers run from {codes.min()} to {codes.max()}; give them from 0, below "
             f"n_classes, for at least two classes."
+        )
+    tested = np.concatenate([test for _, test in folds])
+    if not np.array_equal(np.sort(tested), np.arange(len(rows))):
+        raise ProbeError(
+            f"The folds do not test each of {len(rows)} rows once; make them with grouped_folds."
         )
     columns = 1 if classes == 2 else classes
     logits = np.full((*codes.shape, columns), np.nan)

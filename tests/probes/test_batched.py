@@ -254,6 +254,8 @@ def test_bad_input_is_one_clear_sentence() -> None:
         fit_folds(x, 0 * labelings, folds)
     with pytest.raises(ProbeError, match="below n_classes"):
         fit_folds(x, labelings, folds, n_classes=2)
+    with pytest.raises(ProbeError, match="do not test each of 60 rows once"):
+        fit_folds(x, labelings, folds[:2])
     with pytest.raises(ProbeError, match="NaN"):
         fit_folds(np.where(x > 0, np.nan, x), labelings, folds)
     with pytest.raises(ProbeError, match="workers is 0"):
