@@ -10,12 +10,14 @@ import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from activations.capture_task import CaptureTask
 from activations.errors import CaptureError
 from activations.job import Job, manifest_of, physical_rows, plan_job
 from activations.manifest import begin, finish, missing
 from activations.model import Model
 from activations.planning import CapturePlan, plan_of
 from activations.reading import TokenRule
+from activations.reopening import Reopening
 from activations.shards import write_shard
 from activations.store import ActivationStore
 from activations.streaming import Tuning, stream_shards
@@ -158,7 +160,10 @@ def _to_disk(
     todo = missing(folder, manifest)
     with _bar(job, todo, progress) as bar:
         if workers is not None and todo:
-            workers.run(model, job, todo, folder, manifest["capture"], tuning, bar.update)
+            task = CaptureTask(
+                Reopening.of(model, workers), job, folder.absolute(), manifest["capture"], tuning
+            )
+            workers.share(task, todo, lambda k, _: bar.update(job.shard_tokens(k)))
         else:
             stream_shards(
                 model,

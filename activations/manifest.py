@@ -229,13 +229,18 @@ def finish(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         raise StoreError(f"The store {folder} is of another capture by now; name another folder.")
     if not found["complete"]:
         lacks = undone(folder, found)
-        if lacks:
-            told = name_shards(lacks, len(found["shards"]))
-            raise StoreError(f"The store {folder} lacks {told}; {mending(found)}.")
         records = [read_record(folder, number) for number in range(len(found["shards"]))]
-        shards = [{**plan, **(r or {})} for plan, r in zip(found["shards"], records, strict=True)]
-        found = {**found, "complete": True, "shards": shards}
-        write_manifest(folder, found)
+        if lacks or not all(records):
+            found = read_manifest(folder)
+            if not found["complete"]:  # else the same capture ended in another process just now
+                told = name_shards(undone(folder, found), len(found["shards"]))
+                raise StoreError(f"The store {folder} lacks {told}; {mending(found)}.")
+        else:
+            shards = [
+                {**plan, **(r or {})} for plan, r in zip(found["shards"], records, strict=True)
+            ]
+            found = {**found, "complete": True, "shards": shards}
+            write_manifest(folder, found)
     _remove_records(folder, found)
     return found
 

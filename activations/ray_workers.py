@@ -1,23 +1,24 @@
-"""Shards of a capture as Ray tasks: retried by Ray where a worker or its machine is lost."""
+"""Pieces of work as Ray tasks: retried by Ray where a worker or its machine is lost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from activations.errors import CaptureError, ModelError, SiteError, StoreError
+from activations.errors import CaptureError
 
 if TYPE_CHECKING:
     from activations.workers import Task, Workers
 
 
-def run_on_ray(
-    workers: Workers, task: Task, shards: Sequence[int], done: Callable[[int], object]
+def share_on_ray(
+    workers: Workers, task: Task, pieces: Sequence[int], done: Callable[[int, Any], object]
 ) -> None:
-    """Compute the shards on the cluster at `workers.address`, or on a local one started for it.
+    """Have the pieces computed on the cluster at `workers.address`, or on one started for it here.
 
     Raises:
-        CaptureError: Ray is not installed, the cluster is not there, or a shard was lost each time.
+        CaptureError: Ray is not installed, or the cluster is not there.
+        Exception: what a piece raised.
     """
     ray = _ray()
     from activations.workers import MOST_LOSSES
@@ -30,28 +31,39 @@ def run_on_ray(
             num_cpus=1 if task.gpus else task.threads,
             num_gpus=task.gpus,
             max_retries=MOST_LOSSES - 1,
-            max_calls=0,  # a worker keeps its model from shard to shard
+            max_calls=0,  # a worker keeps its model from piece to piece
         )(_compute)
         told = ray.put(task)
-        todo, running = list(shards), {}
+        todo, running = list(pieces), {}
         while todo or running:
             while todo and len(running) < workers.count:
-                shard = todo.pop(0)
+                piece = todo.pop(0)
                 # Ray shows a worker the GPUs that it was given, and no others.
                 device = "cuda" if workers.devices and task.gpus else ""
-                running[compute.remote(told, shard, device)] = shard
+                running[compute.remote(told, piece, device)] = piece
             ready, _ = ray.wait(list(running), num_returns=1)
             for reference in ready:
-                shard = running.pop(reference)
-                _result(ray, reference, shard)
-                done(shard)
+                piece = running.pop(reference)
+                try:
+                    answer = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+                except ray.exceptions.RayError as error:
+                    task.lost(piece, f"was lost on the cluster each time it was tried ({error})")
+                else:
+                    done(piece, answer)
     finally:
         if begun:
             ray.shutdown()
 
 
-def _compute(task: Task, shard: int, device: str) -> None:
-    task.compute(shard, device)
+def _compute(task: Task, piece: int, device: str) -> Any:
+    from activations.workers import portable
+
+    try:
+        return task.compute(piece, device)
+    except Exception as error:
+        raise portable(error) from None
 
 
 def _ray() -> Any:
@@ -75,18 +87,3 @@ def _connect(ray: Any, workers: Workers, task: Task) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = workers.address or "this machine"
         raise CaptureError(f"No Ray cluster could be used at {where}: {error}") from None
-
-
-def _result(ray: Any, reference: Any, shard: int) -> None:
-    try:
-        ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, (CaptureError, ModelError, SiteError, StoreError)):
-            raise cause from None
-        raise
-    except ray.exceptions.RayError as error:
-        raise CaptureError(
-            f"Shard {shard} was lost on the cluster each time it was tried ({error}); run fewer "
-            "workers or a smaller token budget. What was captured is kept."
-        ) from None

@@ -1,38 +1,57 @@
-"""Shards of a capture shared among other processes, on this machine or on a Ray cluster.
+"""Numbered pieces of work shared among other processes, on this machine or on a Ray cluster.
 
-A shard is an independent piece: whoever computes it writes its file, and the capture is done when
-all files are there. A worker that dies loses its shard and nothing else.
+A piece is independent of the others: whoever computes it writes its file, and the work is done when
+all files are there. A worker that dies loses its piece and nothing else. Shards of a capture, parts
+of a patching sweep and runs of a batch are shared so.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
+import os
+import pickle
+import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
-import torch
+from activations.errors import CaptureError
 
-from activations.errors import CaptureError, ModelError, SiteError, StoreError
-from activations.job import Job
-from activations.shards import write_shard
-from activations.streaming import Tuning, stream_shards
-
-if TYPE_CHECKING:
-    from activations.model import Model
-
-#: A shard that kills this many workers is not tried again.
+#: A piece that kills this many workers is not tried again.
 MOST_LOSSES = 3
+
+
+class Task(Protocol):
+    """What a worker is told, once, before it is given pieces. It is sent by pickle.
+
+    Attributes:
+        threads: of the process that computes; gpus: whole ones that a piece takes.
+    """
+
+    @property
+    def threads(self) -> int: ...
+    @property
+    def gpus(self) -> int: ...
+
+    def compute(self, piece: int, device: str) -> Any:
+        """Compute and write one piece, in the process that calls; on its own device if empty.
+
+        What it returns, and what it raises, reaches the process that shares out the work.
+        """
+        ...
+
+    def lost(self, piece: int, how: str) -> None:
+        """Raise, or put down, that a piece `how` each time; called where the work is shared out."""
+        ...
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who computes the shards.
+    """Who computes the pieces.
 
     Attributes:
         count: how many processes.
@@ -41,7 +60,7 @@ class Workers:
         devices: given to the processes in turn, as ("cuda:0", "cuda:1"); the model's own if empty.
             On Ray a worker on a GPU takes a whole one, or as many as the model is spread over.
         threads: of each process; as many as this one has if 0. The number decides how sums are
-            rounded: with the same number, the store is bit-identical to one process's.
+            rounded: with the same number, the files are bit-identical to one process's.
         address: of a running Ray cluster; a local one is started if empty.
     """
 
@@ -51,100 +70,27 @@ class Workers:
     threads: int = 0
     address: str = ""
 
-    def run(
-        self,
-        model: Model,
-        job: Job,
-        shards: Sequence[int],
-        folder: Path,
-        capture: str,
-        tuning: Tuning,
-        advance: Callable[[int], object],
-    ) -> None:
-        """Compute the shards; `advance` is told the tokens of each.
-
-        Raises:
-            CaptureError: a model that only this process has, or a shard that keeps killing workers.
-        """
+    def check(self) -> None:
+        """Raise `CaptureError` where they can do nothing."""
         if self.count < 1:
             raise CaptureError(f"{self.count} workers can do nothing; give at least 1.")
-        if model.origin is None:
-            raise CaptureError(
-                "Workers open the model by its name, and this one was given as a module: save it "
-                "to a folder and open that, or capture without workers."
-            )
-        spread = model.origin.get("device_map") or model.origin.get("remote")
-        if spread and self.devices:
-            raise CaptureError(
-                "The model is spread over devices or run by NDIF, so its workers cannot be given "
-                "devices; leave `devices` out."
-            )
-        task = Task(
-            origin=json.dumps(model.origin),
-            digest=model.digest,
-            job=job,
-            folder=folder.absolute(),
-            capture=capture,
-            tuning=tuning,
-            threads=self.threads or torch.get_num_threads(),
-            gpus=_gpus(model) or int(any(d.startswith("cuda") for d in self.devices)),
-        )
+        if self.engine not in ("process", "ray"):
+            raise CaptureError(f"There is no engine {self.engine!r} for workers: process or ray.")
+
+    def share(self, task: Task, pieces: Sequence[int], done: Callable[[int, Any], object]) -> None:
+        """Have the pieces computed; `done` is told each one's number and what it returned.
+
+        Raises:
+            CaptureError: workers that can do nothing, or a Ray that is not there.
+            Exception: what a piece raised. Pieces that are done stand.
+        """
+        self.check()
         if self.engine == "ray":
-            from activations.ray_workers import run_on_ray
+            from activations.ray_workers import share_on_ray
 
-            run_on_ray(self, task, shards, lambda k: advance(job.shard_tokens(k)))
+            share_on_ray(self, task, pieces, done)
         else:
-            _run_processes(self, task, shards, lambda k: advance(job.shard_tokens(k)))
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What a worker is told, once, before it is given shards; `origin` opens the model, in JSON,
-    which takes `gpus` GPUs.
-    """
-
-    origin: str
-    digest: str
-    job: Job
-    folder: Path
-    capture: str
-    tuning: Tuning
-    threads: int
-    gpus: int
-
-    def compute(self, shard: int, device: str = "") -> None:
-        """Compute and write one shard, in the process that calls."""
-        torch.set_num_threads(self.threads)
-        model = _opened(self.origin, device)
-        if model.digest != self.digest:
-            raise CaptureError(
-                f"A worker opened {model.name} and found other weights than the capture began "
-                "with; give it the same model."
-            )
-        stream_shards(
-            model,
-            self.job,
-            [shard],
-            lambda k, states: write_shard(self.folder, k, states, capture=self.capture),
-            tuning=self.tuning,
-        )
-
-
-@lru_cache(maxsize=1)
-def _opened(origin: str, device: str) -> Model:
-    from activations.loading import open_model
-
-    options = json.loads(origin)
-    if device:
-        options["device"] = device
-    return open_model(options.pop("model"), **options)
-
-
-def _gpus(model: Model) -> int:
-    """How many GPUs the model lies on."""
-    if model.device.type == "meta":
-        return 0
-    return len({p.device for p in model.hf.parameters() if p.device.type == "cuda"})
+            _share_processes(self, task, pieces, done)
 
 
 class _Process:
@@ -153,15 +99,16 @@ class _Process:
     def __init__(self, task: Task, device: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.line, theirs = context.Pipe()
-        self.shard: int | None = None
+        self.piece: int | None = None
         self.device = device
         self.process = context.Process(target=_serve, args=(task, device, theirs), daemon=True)
         self.process.start()
         theirs.close()
 
-    def give(self, shard: int) -> None:
-        self.shard = shard
-        self.line.send(shard)
+    def give(self, piece: int) -> None:
+        self.piece = piece
+        with suppress(OSError):  # it died before it was asked: `recv` will say so
+            self.line.send(piece)
 
     def end(self) -> None:
         self.line.close()
@@ -170,59 +117,79 @@ class _Process:
 
 
 def _serve(task: Task, device: str, line: Connection) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            shard = line.recv()
+            piece = line.recv()
         except EOFError:  # the one who gives work is gone
             return
         try:
-            task.compute(shard, device)
-            line.send(None)
-        except (CaptureError, ModelError, SiteError, StoreError) as error:
-            line.send(error)
+            line.send((True, task.compute(piece, device)))
+        except Exception as error:
+            if _is_want_of_memory(error):
+                raise  # the process goes, and its memory with it: another may have enough
+            line.send((False, portable(error)))
 
 
-def _run_processes(
-    workers: Workers, task: Task, shards: Sequence[int], done: Callable[[int], object]
+def _end_with_parent() -> None:
+    """A piece that nobody waits for is not computed to its end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _is_want_of_memory(error: Exception) -> bool:
+    from activations.batching import out_of_memory
+
+    return out_of_memory(error)
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or where it cannot be sent to another process, what it said."""
+    error.add_note(f"In a worker:\n{traceback.format_exc()}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its own code makes of being copied
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _share_processes(
+    workers: Workers, task: Task, pieces: Sequence[int], done: Callable[[int, Any], object]
 ) -> None:
-    todo, losses = list(shards), Counter[int]()
+    todo, losses = list(pieces), Counter[int]()
     devices = workers.devices or ("",)
     count = min(workers.count, len(todo))
     crew = [_Process(task, devices[i % len(devices)]) for i in range(count)]
     try:
         for member in crew:
             member.give(todo.pop(0))
-        while any(member.shard is not None for member in crew):
-            busy = [m for m in crew if m.shard is not None]
+        while any(member.piece is not None for member in crew):
+            busy = [m for m in crew if m.piece is not None]
             ready = wait([m.line for m in busy])
             for member in [m for m in busy if m.line in ready]:
-                shard = member.shard
-                assert shard is not None
+                piece = member.piece
+                assert piece is not None
                 try:
-                    answer = member.line.recv()
-                except (EOFError, OSError):  # it died: its shard is done again by another
-                    losses[shard] += 1
-                    _refuse_deadly(shard, losses[shard])
-                    todo.insert(0, shard)
+                    well, answer = member.line.recv()
+                except (EOFError, OSError):  # it died: its piece is done again by another
+                    losses[piece] += 1
+                    if losses[piece] >= MOST_LOSSES:
+                        task.lost(piece, f"ended {losses[piece]} workers")
+                    else:
+                        todo.insert(0, piece)
                     member.end()
                     crew.remove(member)
                     member = _Process(task, member.device)
                     crew.append(member)
                 else:
-                    if answer is not None:
+                    if not well:
                         raise answer
-                    done(shard)
-                    member.shard = None
+                    done(piece, answer)
+                    member.piece = None
                 if todo:
                     member.give(todo.pop(0))
     finally:
         for member in crew:
             member.end()
-
-
-def _refuse_deadly(shard: int, losses: int) -> None:
-    if losses >= MOST_LOSSES:
-        raise CaptureError(
-            f"Shard {shard} ended {losses} workers, most likely for want of memory; run fewer "
-            "workers or a smaller token budget. What was captured is kept."
-        )

@@ -50,6 +50,22 @@ def test_the_manifest_is_written_at_the_beginning_and_at_the_end_alone(tmp_path)
     assert missing(tmp_path, ended) == [] and undone(tmp_path, ended) == []
 
 
+def test_two_processes_may_end_the_same_capture_at_once(tmp_path, monkeypatch):
+    """The other ends it after this one has read the manifest, and takes the records with it."""
+    source = made()
+    begun = source.begin(tmp_path)
+    keep(source, tmp_path, [0, 1, 2, 3])
+
+    def meanwhile(folder, found):
+        monkeypatch.undo()
+        finish(folder, begun)
+        return undone(folder, found)
+
+    monkeypatch.setattr("activations.manifest.undone", meanwhile)
+    assert finish(tmp_path, begun)["complete"]
+    assert problems(tmp_path) == []
+
+
 def test_the_same_capture_has_the_same_name_wherever_it_is_made(tmp_path):
     ids = [made().begin(tmp_path / name)["capture"] for name in "ab"]
     other = [

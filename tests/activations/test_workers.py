@@ -13,6 +13,7 @@ from activations import CaptureError, Workers, capture, open_model
 from corpora import Corpus
 
 from .conftest import tiny, tokenizer
+from .deadly import Deadly
 from .test_streaming import bytes_of, random_texts
 
 OPTIONS = {"tokens": "all", "shard_examples": 6, "progress": False}
@@ -93,12 +94,20 @@ def test_a_ray_cluster_gives_the_same_store_although_a_worker_is_killed(alone, t
     assert bytes_of(tmp_path) == expected
 
 
-def test_a_shard_that_kills_every_worker_is_given_up_and_the_rest_is_kept(alone, tmp_path):
-    from activations.workers import _refuse_deadly
+def test_a_piece_that_kills_every_worker_is_given_up_and_the_rest_is_kept(tmp_path):
+    with pytest.raises(CaptureError, match=r"Piece 1 ended 3 workers"):
+        Workers(1).share(Deadly(tmp_path), [0, 1, 2], lambda piece, answer: None)
+    assert (tmp_path / "deaths").read_text() == "xxx"
+    assert (tmp_path / "0").exists()
 
-    _refuse_deadly(4, 2)
-    with pytest.raises(CaptureError, match="Shard 4 ended 3 workers"):
-        _refuse_deadly(4, 3)
+
+def test_what_a_piece_returns_and_raises_reaches_the_one_who_shares_it_out(tmp_path):
+    told = {}
+    Workers(2).share(Deadly(tmp_path), [0, 2, 4], told.__setitem__)
+    assert told == {0: 0, 2: 20, 4: 40}
+    with pytest.raises(KeyError, match="a mistake in piece 3") as raised:
+        Workers(1).share(Deadly(tmp_path), [3], told.__setitem__)
+    assert "In a worker" in raised.value.__notes__[0] and "compute" in raised.value.__notes__[0]
 
 
 @pytest.mark.slow
@@ -112,7 +121,7 @@ def test_a_workers_own_error_reaches_the_user(alone, tmp_path, folder):
     changed = tiny("llama")
     changed.model.norm.weight.data += 1
     changed.save_pretrained(copy)
-    with pytest.raises(CaptureError, match="other weights than the capture began"):
+    with pytest.raises(CaptureError, match="other weights than the work began"):
         capture(model, alone[1], store=tmp_path / "s", workers=Workers(1), **OPTIONS)
 
 
@@ -129,3 +138,15 @@ def test_workers_need_a_name_and_a_store(alone, folder, tmp_path):
         capture(spread, corpus, workers=crew, store=tmp_path / "c", **OPTIONS)
     with pytest.raises(CaptureError, match="0 workers can do nothing"):
         capture(model, corpus, workers=Workers(0), store=tmp_path / "b", **OPTIONS)
+    with model.edited(Same()), pytest.raises(CaptureError, match="Edits of the model are open"):
+        capture(model, corpus, workers=Workers(1), store=tmp_path / "d", **OPTIONS)
+
+
+class Same:
+    """An edit that changes nothing."""
+
+    name = "same"
+    sites = ("blocks.0.hook_resid_post",)
+
+    def __call__(self, activation, site, positions):
+        return activation
