@@ -27,9 +27,19 @@ PAGES = {
     "Layers": (
         "Variety is read best at block 3: 0.90",
         "Harmfulness is read best at block 5: 0.91",
+        "States differ most between block 0 and block 5: CKA 0.50",
+        "The variety probe is right more often than it claims",
     ),
-    "Varieties": ("At block 3, hill and valley share most", "Varieties share most at block 5"),
-    "Directions": ("Cosine of the refusal and the harmful direction: 0.60",),
+    "Varieties": (
+        "At block 3, hill and valley share most",
+        "Varieties share most at block 5",
+        "the tree of varieties at block 3 has 2 of 2 by words",
+        "At block 3, hill and island lie nearest",
+    ),
+    "Directions": (
+        "Cosine of the refusal and the harmful direction: 0.60",
+        "held-out harmful requests lie at",
+    ),
     "Cause": ("Removing a variety's subspace changes the loss by +0.600", "refuses 95% of harmful"),
     "Patching map": ("Patching closes most of the gap (96%)",),
 }
@@ -135,6 +145,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     run = folder / "runs" / "first"
     run.mkdir(parents=True)
     results.to_parquet(run / "results.parquet")
+    _made().made_points().to_parquet(run / "projection.parquet")
     (run / "config.toml").write_text('model = "made"\n')
     (run / "report.md").write_text("# made: a run\n\n## Findings\n\n- Found by hand.\n")
     # Neither program writes to the home or the temporary folder of whoever runs the tests.
