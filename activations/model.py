@@ -251,7 +251,6 @@ class Model:
 
         return {name: partial(keep, site=self.site(name)) for name in sites}
 
-    @torch.no_grad()
     def _pass(
         self,
         input_ids: Tensor,
@@ -263,6 +262,7 @@ class Model:
         use_cache: bool = False,
         end: Any = None,
         texts: Texts | None = None,
+        grad: bool = False,
     ) -> tuple[Any, dict[str, Tensor]]:
         """One pass under the edits that are open; with a cache only the newest tokens are in it."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -281,7 +281,8 @@ class Model:
             (site, partial(_edited, edit=told[id(edit)], site=site, positions=positions))
             for site, edit in self._edits
         ]
-        return self.engine.run(inputs, edits=edits, reads=reads, stop=stop, end=end)
+        with torch.set_grad_enabled(grad):
+            return self.engine.run(inputs, edits=edits, reads=reads, stop=stop, end=end)
 
     def _takes(self, argument: str) -> bool:
         return argument in self._parameters

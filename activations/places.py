@@ -39,7 +39,7 @@ class Place:
             number, layout = self.part
             if layout == "within heads":
                 return x.unflatten(-1, (self.heads, 3, -1))[..., number, :]
-            x = x.chunk(3, dim=-1)[number]
+            x = x.unflatten(-1, (3, -1))[..., number, :]  # not `chunk`: its views take no gradient
         return x.unflatten(-1, (self.heads, -1)) if self.heads else x
 
     def put(self, raw: Tensor, new: Tensor, shape: tuple[int, int]) -> Tensor:
