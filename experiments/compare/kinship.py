@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from itertools import combinations, combinations_with_replacement, islice
 from typing import Any
@@ -93,7 +93,7 @@ def _plans(bench: Bench) -> Iterator[tuple[str, np.ndarray]]:
 
 def _at_site(
     bench: Bench, pairing: Pairing, differences: dict[str, np.ndarray], k: int, site: str
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, np.ndarray]:
     """Rows of one site; returns the distances `[V, V]`, zero on the diagonal."""
     settings, names, n = bench.settings, list(differences), len(pairing.groups)
     where = {"site": site, "layer": layer_of(site)}
@@ -125,14 +125,8 @@ def _at_site(
         angles = angle_sample(
             d, k, k, spectrum=given, draws=settings.null_draws, seed=settings.seed
         )
-        sample = np.sqrt(np.sum(angles**2, axis=1))
-        yield row(
-            "variety_distance",
-            _of_draws(sample, settings.seed),
-            control=control,
-            unit=_RADIANS,
-            **where,
-        )
+        chance = _of_draws(np.sqrt(np.sum(angles**2, axis=1)), settings.seed)
+        yield row("variety_distance", chance, control=control, unit=_RADIANS, **where)
     found, several = _hollow(mean), np.stack([_hollow(m) for m in resampled])
     yield from _support_rows(found, several, names, n, settings.seed, where)
     by_chance = _chance_dimensions(bench, spectrum, len(names), k, null)

@@ -23,6 +23,8 @@ from geometry import (
     principal_angles,
 )
 
+_ROUNDING = 1e-5  # of the first singular value: below it lies what float32 states round off
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -66,7 +68,7 @@ def differences_at(
     x = bench.states(site)
     standard = x[pairing.rows[bench.inputs.standard]]
     differences = {v: x[pairing.rows[v]] - standard for v in bench.inputs.dialects}
-    rank = min(int(np.linalg.matrix_rank(d)) for d in differences.values())
+    rank = min(int(np.linalg.matrix_rank(d, rtol=_ROUNDING)) for d in differences.values())
     return differences, min(_rank(bench, len(pairing.groups)), rank)
 
 

@@ -19,10 +19,11 @@ from experiments import CompareSettings
 from experiments.compare.bench import Bench
 from experiments.compare.cloud import Cloud, choose_cloud, cka_rows, exchanged
 from experiments.compare.inputs import read_inputs
-from experiments.compare.kinship import confirmed_dimensions, cross_distances
+from experiments.compare.kinship import confirmed_dimensions, cross_distances, kinship_rows
 from experiments.compare.projection import projection, write_projection
 from experiments.compare.reliability import held_out_probabilities
 from experiments.compare.representation import compare_representation
+from experiments.compare.subspaces import compare_subspaces
 from experiments.results import DEFAULTS, as_frame
 from geometry import joint_null
 from probes import grouped_folds
@@ -259,6 +260,22 @@ def test_few_groups_give_what_they_can(n: int, tmp_path: Path) -> None:
     assert {"variety_distance", "retrieval_accuracy", "reliability"} <= set(found["measure"])
     assert ("cka" in set(found["measure"])) == (n == 5)
     assert set(rows(found, "variety_distance", site=SITES[0])["n"]) == {n}
+
+
+def test_a_direction_of_rounding_errors_is_no_dimension_of_a_subspace(tmp_path: Path) -> None:
+    """All varieties differ along one axis each; what else differs is eight orders smaller."""
+    frame = sentences(["standard", *DIALECTS])
+    x = np.zeros((len(frame), D))
+    rng = np.random.default_rng(12)
+    for i, variety in enumerate(DIALECTS):
+        chosen = np.flatnonzero(frame["variety"] == variety)
+        x[chosen, i] = 1 + rng.random(len(chosen))
+    x += 1e-8 * rng.standard_normal(x.shape)
+    x[:, 10:] += rng.standard_normal((GROUPS, D - 10)).repeat(5, axis=0)
+    bench = made_bench(frame, tmp_path, {SITES[0]: x})
+    found = as_frame([*compare_subspaces(bench), *kinship_rows(bench)])
+    assert set(found["position"][found["measure"] == "principal_angle"]) == {0}
+    np.testing.assert_allclose(rows(found, "variety_distance")["value"], np.pi / 2, atol=1e-6)
 
 
 def test_groups_of_one_make_up_change_places_and_no_other() -> None:
