@@ -71,14 +71,16 @@ class Forks:
         *,
         reads: int = 1,
         vocabulary: Tensor | None = None,
+        grad: bool = False,
     ) -> Tensor:
         """Logits `[forks, reads, vocabulary]` at the last `reads` positions of each base text.
 
         Args:
             vocabulary: token ids, if only their logits are wanted.
+            grad: keep what gradients in the values that are put in need.
         """
         with self._model.lock:
-            return self._runs.run(record, forks, reads=reads, vocabulary=vocabulary)
+            return self._runs.run(record, forks, reads=reads, vocabulary=vocabulary, grad=grad)
 
 
 _RUNS: WeakKeyDictionary[Model, ForkedRuns] = WeakKeyDictionary()

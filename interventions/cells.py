@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from geometry import Subspace
 from interventions.alignment import align_tokens
 from interventions.errors import EditError
 from interventions.readings import Metric, Reading
@@ -97,18 +99,36 @@ def cells_of(model: Model, case: Case, sites: Sequence[str], width: int, heads: 
         Cell(case, site, head, first, end)
         for site in sites
         for head in _heads(model, site, heads)
-        for first, end in _segments(case.length, width)
+        for first, end in segments(case.length, width)
     ]
 
 
 class States:
-    """Source and base states of some cases at all sites, from one batch of both."""
+    """Source and base states of some cases at all sites, from one batch of both.
 
-    def __init__(self, model: Model, cases: Sequence[Case], sites: Sequence[str]) -> None:
+    `within` are subspaces by site: what is put in then differs from the base's state only there.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cases: Sequence[Case],
+        sites: Sequence[str],
+        within: Mapping[str, Subspace] | None = None,
+    ) -> None:
         # One batch, so that states that must be equal (a shared opening) are equal bit by bit.
         ids = [ids for case in cases for ids in (case.base, case.source)]
         self._states = model.activations(*model.pad(ids), list(dict.fromkeys(sites)))
         self._row = {id(case): 2 * i for i, case in enumerate(cases)}
+        self._bases = {
+            site: torch.tensor(np.asarray(space.basis)).to(self._states[site])
+            for site, space in (within or {}).items()
+        }
+
+    def both(self, case: Case, site: str) -> tuple[Tensor, Tensor]:
+        """The base run's and the source run's states, `[pos, *row]` with the batch's padding."""
+        row = self._row[id(case)]
+        return self._states[site][row], self._states[site][row + 1]
 
     def put(self, cell: Cell) -> Put | None:
         """What the cell puts in; None where it changes nothing, so that no run is needed."""
@@ -117,17 +137,24 @@ class States:
         positions = cell.positions
         if not len(positions):
             return None
-        row = self._row[id(cell.case)]
-        base, source = self._states[cell.site][row], self._states[cell.site][row + 1]
+        base, source = self.both(cell.case, cell.site)
         if cell.head is not None:
             base, source = base[:, cell.head], source[:, cell.head]
-        values: Tensor = source[cell.case.aligned[positions]]
-        if bool((values == base[positions]).all()):
+        values, own = source[cell.case.aligned[positions]], base[positions]
+        if bool((values == own).all()):
             return None
+        if cell.site in self._bases:
+            values = own + within(values - own, self._bases[cell.site])
         return Put(cell.site, positions.tolist(), values, cell.head)
 
 
-def _segments(length: int, width: int) -> Iterator[tuple[int, int]]:
+def within(difference: Tensor, basis: Tensor) -> Tensor:
+    """The part of `difference` `[..., *row]` in the span of an orthonormal `basis` `[d, k]`."""
+    flat = difference.flatten(1)
+    return ((flat @ basis) @ basis.T).reshape(difference.shape)
+
+
+def segments(length: int, width: int) -> Iterator[tuple[int, int]]:
     """Spans [first, end) that cover all positions, from the end of the text."""
     for end in range(length, 0, -width):
         yield max(0, end - width), end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,12 +15,13 @@ from tqdm.auto import tqdm
 
 from activations import layer_of
 from evidence import EvidenceError, cluster_bootstrap
+from geometry import Subspace
 from interventions.alignment import align_tokens
 from interventions.cells import Align, Case, Cell, States, cells_of, make_cases
 from interventions.errors import EditError
 from interventions.readings import Metric, PlainMetric, as_metric
-from interventions.sweep_runs import Work, runs_of
-from interventions.sweep_store import SweepStore
+from interventions.sweep_runs import Task, Work, runs_of
+from interventions.sweep_store import SweepStore, array_digest
 
 if TYPE_CHECKING:
     from activations import Model
@@ -80,6 +81,7 @@ def patch_sweep(
     way: Way = "denoise",
     metric: Literal["kl"] | Metric | PlainMetric = "kl",
     align: Align = align_tokens,
+    within: Subspace | Mapping[str, Subspace] | None = None,
     groups: Sequence[Any] | None = None,
     passes: Passes = "auto",
     token_budget: int | None = None,
@@ -116,6 +118,8 @@ def patch_sweep(
         metric: "kl"; `LogitDifference`, `AnswerLogProb` or `ContinuationLoss`; or a function of
             logits `[B, V]` at the last token, the source's and the base's `[V]`.
         align: from base and source ids to the source position for each base position, or -1.
+        within: a subspace, for all sites or by site: only the coordinates in it are put in, and
+            the rest of the state stays (interchange intervention; Geiger et al. 2024).
         groups: pairs that are not independent share one; each its own where None.
         passes: "forked" or "whole" to have one of the two ways, or an error.
         token_budget: tokens in one pass; 2,048 on a CPU and 16,384 on a GPU, halved where memory
@@ -128,31 +132,25 @@ def patch_sweep(
             the pairs, or a store of another sweep.
     """
     texts = [(str(base), str(source)) for base, source in pairs]
-    names = list(range(len(texts))) if groups is None else list(groups)
-    if not texts or len(names) != len(texts):
-        raise EditError(
-            f"There are {len(texts)} pairs and {len(names)} groups: give at least one pair, and "
-            "the group of each."
-        )
-    if max_positions < 1 or (token_budget is not None and token_budget < 1):
-        raise EditError("max_positions and token_budget count things: give at least 1.")
-    for name, given, known in (("way", way, _WAYS), ("passes", passes, _PASSES)):
-        if given not in known:
-            raise EditError(f"{name} is {given!r}: give one of {', '.join(map(repr, known))}.")
+    names = names_of(texts, groups)
+    require_counts(max_positions=max_positions, token_budget=token_budget)
+    require_known("passes", passes, _PASSES)
     measure = as_metric(metric)
     measure.check(len(texts))
     where = model.resolve_sites(sites, layers)
-    cases = make_cases(model, texts, _WAYS[way], measure, align)
+    cases = make_cases(model, texts, ways_of(way), measure, align)
     width = math.ceil(max(case.length for case in cases) / max_positions)
-    kept = SweepStore.at(store, model, cases, where, (measure.name, heads, width))
+    spaces = _spaces(model, where, within, heads)
+    parted = {site: array_digest(np.asarray(space.basis)) for site, space in spaces.items()}
+    kept = SweepStore.at(store, model, cases, where, (measure.name, heads, width, parted))
     work, parts = Work(), []
-    pieces = list(_pieces(model, cases, len(where)))
+    pieces = list(pieces_of(model, cases, len(where)))
     with tqdm(total=len(texts), desc="patch", unit="pair", disable=not progress) as shown:
         for number, piece in enumerate(pieces):
             frame = kept.read(number)
             if frame is None:
                 cells = [c for case in piece for c in cells_of(model, case, where, width, heads)]
-                found = _piece(model, piece, cells, where, token_budget, passes, work)
+                found = _piece(model, piece, cells, spaces, token_budget, passes, work)
                 frame = pd.DataFrame(found)
                 kept.write(number, frame)
             parts.append(frame)
@@ -162,7 +160,63 @@ def patch_sweep(
     return PatchSweep(frame, summary, work, measure.name, measure.unit)
 
 
-def _pieces(model: Model, cases: Sequence[Case], n_sites: int) -> Iterator[list[Case]]:
+def _spaces(
+    model: Model,
+    sites: Sequence[str],
+    within: Subspace | Mapping[str, Subspace] | None,
+    heads: bool,
+) -> dict[str, Subspace]:
+    """The subspace of each site, where only a part is put in."""
+    if within is None:
+        return {}
+    spaces = within if isinstance(within, Mapping) else dict.fromkeys(sites, within)
+    for site in sites:
+        row = model.site(site).row
+        width = row[-1] if heads and len(row) == 2 else math.prod(row)
+        if site not in spaces:
+            raise EditError(f"No subspace was given for {site}: give one for each of the sites.")
+        if spaces[site].d != width:
+            raise EditError(
+                f"The subspace for {site} has {spaces[site].d} dimensions and the states there "
+                f"{width}: fit it on states of this model and site."
+            )
+    return {site: spaces[site] for site in sites}
+
+
+def names_of(pairs: Sequence[Any], groups: Sequence[Any] | None) -> list[Any]:
+    """The group of each pair; each its own where None.
+
+    Raises:
+        EditError: no pairs, or another number of groups.
+    """
+    names = list(range(len(pairs))) if groups is None else list(groups)
+    if not pairs or len(names) != len(pairs):
+        raise EditError(
+            f"There are {len(pairs)} pairs and {len(names)} groups: give at least one pair, and "
+            "the group of each."
+        )
+    return names
+
+
+def ways_of(way: str) -> tuple[str, ...]:
+    """The ways that a name stands for; raises EditError where it is none."""
+    require_known("way", way, _WAYS)
+    return _WAYS[way]
+
+
+def require_known(name: str, given: str, known: Iterable[str]) -> None:
+    """Raises EditError where an option is none of those known."""
+    if given not in known:
+        raise EditError(f"{name} is {given!r}: give one of {', '.join(map(repr, known))}.")
+
+
+def require_counts(**counts: int | None) -> None:
+    """Raises EditError where one of these is given and below 1."""
+    if any(count is not None and count < 1 for count in counts.values()):
+        raise EditError(f"{' and '.join(counts)} count things: give at least 1.")
+
+
+def pieces_of(model: Model, cases: Sequence[Case], n_sites: int) -> Iterator[list[Case]]:
     """Runs of cases whose states fit in memory together."""
     a_token = model.d_model * model.dtype.itemsize * (4 * model.n_layers + 2 * n_sites)
     most = max(1, _PIECE_BYTES // a_token)
@@ -182,36 +236,39 @@ def _piece(
     model: Model,
     cases: Sequence[Case],
     cells: Sequence[Cell],
-    sites: Sequence[str],
+    within: Mapping[str, Subspace],
     budget: int | None,
     passes: Passes,
     work: Work,
 ) -> list[dict[str, Any]]:
     """The rows of some cases, cell by cell."""
     with model.lock:
+        sites = list(dict.fromkeys(cell.site for cell in cells))
         runs = runs_of(model, cases, sites, budget, passes)
         base, source = runs.plain()
-        states = States(model, cases, sites)
+        states = States(model, cases, sites, within)
         ends = {}
         for case, b, s in zip(cases, base, source, strict=True):
             ends[id(case)] = case.reading.measure(torch.stack([b, s]), s, b).double().tolist()
-        puts = {id(cell): states.put(cell) for cell in cells}
-        tasks = [(cell, put) for cell in cells if (put := puts[id(cell)]) is not None]
+        tasks = [
+            Task(cell.case, (put,), cell) for cell in cells if (put := states.put(cell)) is not None
+        ]
         values: dict[int, float] = {}
         number = {id(case): i for i, case in enumerate(cases)}
         for part, logits in runs.patched(tasks):
-            case = part[0][0].case
+            case = part[0].case
             i = number[id(case)]
             found = case.reading.measure(logits, source[i], base[i]).double().tolist()
-            values.update((id(cell), value) for (cell, _), value in zip(part, found, strict=True))
+            values.update((id(task.of), value) for task, value in zip(part, found, strict=True))
     work.cells += len(cells)
     work.runs += len(tasks)
-    work.block_tokens += sum(runs.cost(cell) for cell, _ in tasks)
+    work.block_tokens += sum(runs.cost(task.of) for task in tasks)
     work.whole += sum(model.n_layers * len(cell.case.base) for cell in cells)
-    return [_row(cell, values.get(id(cell)), *ends[id(cell.case)]) for cell in cells]
+    return [row_of(cell, values.get(id(cell)), *ends[id(cell.case)]) for cell in cells]
 
 
-def _row(cell: Cell, value: float | None, base: float, source: float) -> dict[str, Any]:
+def row_of(cell: Cell, value: float | None, base: float, source: float) -> dict[str, Any]:
+    """A row of `PatchSweep.frame`; None for a value that is the base run's."""
     value = base if value is None else value  # nothing changes in the run
     gap = source - base
     return {
@@ -241,29 +298,33 @@ def summarise(
     rows = []
     own = np.asarray(groups, dtype=object).astype(str)
     for where, cell in frame.groupby(_CELL, sort=False):
-        _, member = np.unique(own[cell["pair"].to_numpy()], return_inverse=True)
-        moved = (cell["value"] - cell["base"]).to_numpy()
-        gap = (cell["source"] - cell["base"]).to_numpy()
-        sums = np.column_stack([np.bincount(member, weights=w) for w in (moved, gap)])
-        value = low = high = math.nan
-        if sums[:, 1].sum():
-            value = float(sums[:, 0].sum() / sums[:, 1].sum())
-            try:
-                found = cluster_bootstrap(sums, _ratio, seed=seed, level=level)
-                low, high = found.low, found.high
-            except EvidenceError:
-                pass  # too few groups with a gap for an interval; the value stands without one
         rows.append(
             {
                 **dict(zip(_CELL, where, strict=True)),  # type: ignore[call-overload]
-                "value": value,
-                "low": low,
-                "high": high,
-                "n": len(sums),
+                **recovered_share(cell, own, seed=seed, level=level),
                 "patched": float(cell["patched"].sum() / cell["width"].sum()),
             }
         )
     return pd.DataFrame(rows)
+
+
+def recovered_share(
+    cell: pd.DataFrame, groups: np.ndarray, *, seed: int = 0, level: float = 0.95
+) -> dict[str, Any]:
+    """Σ(value - base) / Σ(source - base) over pairs: value, low, high over n groups of them."""
+    _, member = np.unique(groups[cell["pair"].to_numpy()], return_inverse=True)
+    moved = (cell["value"] - cell["base"]).to_numpy()
+    gap = (cell["source"] - cell["base"]).to_numpy()
+    sums = np.column_stack([np.bincount(member, weights=w) for w in (moved, gap)])
+    value = low = high = math.nan
+    if sums[:, 1].sum():
+        value = float(sums[:, 0].sum() / sums[:, 1].sum())
+        try:
+            found = cluster_bootstrap(sums, _ratio, seed=seed, level=level)
+            low, high = found.low, found.high
+        except EvidenceError:
+            pass  # too few groups with a gap for an interval; the value stands without one
+    return {"value": value, "low": low, "high": high, "n": len(sums)}
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from interventions.cells import Case
@@ -85,6 +86,12 @@ class SweepStore:
 
     def _path(self, piece: int) -> Path | None:
         return None if self.folder is None else self.folder / f"{piece:05d}.parquet"
+
+
+def array_digest(array: np.ndarray) -> str:
+    """SHA-256 of an array's values and shape."""
+    shaped = f"{array.dtype} {array.shape}".encode()
+    return hashlib.sha256(shaped + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _digest(value: Any) -> str:

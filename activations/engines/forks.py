@@ -88,7 +88,6 @@ class ForkedRuns:
             run.in_tuples,
         )
 
-    @torch.no_grad()
     def run(
         self,
         record: Record,
@@ -96,11 +95,13 @@ class ForkedRuns:
         *,
         reads: int = 1,
         vocabulary: Tensor | None = None,
+        grad: bool = False,
     ) -> Tensor:
         """Logits `[forks, reads, vocabulary]` at the last `reads` positions of each base text.
 
         Args:
             vocabulary: token ids, if only their logits are wanted.
+            grad: keep what gradients in the values that are put in need.
 
         Raises:
             CannotPack: a site that is not a place in a block of the plain model.
@@ -112,6 +113,7 @@ class ForkedRuns:
         places = [p for text, first in plan.spans for p in range(first, record.lengths[text])]
         row = torch.tensor([rows], device=device)
         with ExitStack() as held:
+            held.enter_context(torch.set_grad_enabled(grad))
             held.enter_context(_running(run))
             held.enter_context(self._head.only(len(plan.read), vocabulary))
             for change in plan.inside:
