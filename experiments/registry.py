@@ -63,6 +63,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             "experiments.settings:CompareSettings",
             "experiments.compare:run_compare",
         ),
+        Experiment(
+            "patch",
+            "Which states carry the difference between varieties, by layer, position and head.",
+            "experiments.patch:PatchSettings",
+            "experiments.patch:run_patch",
+        ),
     )
 }
 

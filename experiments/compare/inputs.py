@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from corpora import Corpus, CorpusError, grouped_split, read_corpus
-from experiments.settings import CorpusSettings, ConfigError
+from experiments.settings import ConfigError, CorpusSettings
 
 if TYPE_CHECKING:
     from organisms import Truth

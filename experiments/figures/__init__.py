@@ -6,8 +6,14 @@ from experiments.figures.angles import chart_angle_spectrum
 from experiments.figures.causes import chart_ablation_loss, chart_patching_map, chart_refusal
 from experiments.figures.directions import chart_direction_cosine, chart_direction_layers
 from experiments.figures.kinship import chart_dendrogram
+from experiments.figures.lenses import (
+    chart_lens_divergence,
+    chart_logit_lens,
+    chart_promoted_tokens,
+)
 from experiments.figures.likeness import chart_cka
 from experiments.figures.look import Figure, Theme, depths, save_chart, variety_colours
+from experiments.figures.patching import chart_head_map, chart_patching_control
 from experiments.figures.probing import chart_probe_curve
 from experiments.figures.projection import chart_projection
 from experiments.figures.reliability import chart_reliability
@@ -27,6 +33,11 @@ __all__ = [
     "chart_ablation_loss",
     "chart_refusal",
     "chart_patching_map",
+    "chart_logit_lens",
+    "chart_lens_divergence",
+    "chart_promoted_tokens",
+    "chart_head_map",
+    "chart_patching_control",
     "save_chart",
     "depths",
     "variety_colours",
