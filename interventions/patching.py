@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -150,7 +150,7 @@ def patch_sweep(
             frame = kept.read(number)
             if frame is None:
                 cells = [c for case in piece for c in cells_of(model, case, where, width, heads)]
-                found = _piece(model, piece, cells, spaces, token_budget, passes, work)
+                found = patched_rows(model, piece, cells, spaces, token_budget, passes, work)
                 frame = pd.DataFrame(found)
                 kept.write(number, frame)
             parts.append(frame)
@@ -232,7 +232,7 @@ def pieces_of(model: Model, cases: Sequence[Case], n_sites: int) -> Iterator[lis
     yield piece
 
 
-def _piece(
+def patched_rows(
     model: Model,
     cases: Sequence[Case],
     cells: Sequence[Cell],
@@ -241,7 +241,7 @@ def _piece(
     passes: Passes,
     work: Work,
 ) -> list[dict[str, Any]]:
-    """The rows of some cases, cell by cell."""
+    """The rows of some cases' cells, each of them run; `work` is added to."""
     with model.lock:
         sites = list(dict.fromkeys(cell.site for cell in cells))
         runs = runs_of(model, cases, sites, budget, passes)

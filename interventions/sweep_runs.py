@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from activations.batching import out_of_memory
 from interventions.cells import Case, Cell
-from interventions.edits import replace
+from interventions.edits import Replacement, replace
 
 if TYPE_CHECKING:
     from activations import Model
@@ -24,8 +24,19 @@ _MOST_LOGITS = 2**26
 _BUDGET = {"cpu": 2048}
 _BUDGET_GPU = 16384
 
-Task: TypeAlias = "tuple[Cell, Put]"
-"""A cell, and what it puts in."""
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One patched run: what is put in, no state twice, and what it is run for."""
+
+    case: Case
+    puts: tuple[Put, ...]
+    of: Any
+
+    @property
+    def start(self) -> int:
+        """The first position at which anything is put in."""
+        return min(min(put.positions) for put in self.puts)
 
 
 @dataclass
@@ -104,7 +115,7 @@ class ForkedCases(Runs):
     def patched(self, tasks: Sequence[Task]) -> Iterator[tuple[list[Task], Tensor]]:
         """See `Runs.patched`."""
         # Those that start alike attend alike, so they lie together.
-        order = sorted(tasks, key=lambda task: (task[1].positions[0], self._owner(task)))
+        order = sorted(tasks, key=lambda task: (task.start, self._owner(task)))
         for part, logits in self._waves(order):
             owners = [self._owner(task) for task in part]
             for number in dict.fromkeys(owners):
@@ -128,7 +139,7 @@ class ForkedCases(Runs):
         return found
 
     def _owner(self, task: Task) -> int:
-        return self._number[id(task[0].case)]
+        return self._number[id(task.case)]
 
     def _waves(self, tasks: Sequence[Task]) -> Iterator[tuple[list[Task], Tensor]]:
         """Passes of as many tasks as the budget and the logits allow."""
@@ -138,14 +149,13 @@ class ForkedCases(Runs):
         while start < len(tasks):
             end, tokens = start, 0
             while end < len(tasks) and end - start < most:
-                cell, put = tasks[end]
-                tokens += len(cell.case.base) - put.positions[0]
+                tokens += len(tasks[end].case.base) - tasks[end].start
                 if end > start and tokens > self.budget:
                     break
                 end += 1
             part = list(tasks[start:end])
             try:
-                logits = self._run(self._base, [Fork(self._owner(t), (t[1],)) for t in part])
+                logits = self._run(self._base, [Fork(self._owner(t), t.puts) for t in part])
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or len(part) == 1:
                     raise
@@ -169,12 +179,12 @@ class WholePasses(Runs):
 
     def patched(self, tasks: Sequence[Task]) -> Iterator[tuple[list[Task], Tensor]]:
         """See `Runs.patched`."""
-        together: dict[tuple[int, str, int | None], list[Task]] = {}
+        together: dict[Any, list[Task]] = {}
         for task in tasks:
-            cell = task[0]
-            together.setdefault((id(cell.case), cell.site, cell.head), []).append(task)
+            places = tuple((put.site, put.head) for put in task.puts)
+            together.setdefault((id(task.case), places), []).append(task)
         for ones in together.values():
-            case = ones[0][0].case
+            case = ones[0].case
             start, size = 0, max(1, min(self.budget // len(case.base), self._fit))
             while start < len(ones):
                 part = ones[start : start + size]
@@ -193,20 +203,25 @@ class WholePasses(Runs):
         return self.model.n_layers * len(cell.case.base)
 
     def _patched(self, case: Case, tasks: Sequence[Task]) -> Tensor:
-        width = max(len(put.positions) for _, put in tasks)
-        first = tasks[0][1]
-        values = first.values.new_zeros(len(tasks), width, first.values[0].numel())
-        at = torch.full((len(tasks), width), -1, dtype=torch.long)
-        for i, (_, put) in enumerate(tasks):
-            n = len(put.positions)
-            at[i, :n] = torch.tensor(put.positions)
-            values[i, :n] = put.values.flatten(1)
-        heads = None if first.head is None else [first.head]
-        with self.model.edited(replace(first.site, values, at, heads=heads)):
+        edits = [_together(puts) for puts in zip(*(task.puts for task in tasks), strict=True)]
+        with self.model.edited(*edits):
             return self._logits([case.base] * len(tasks), case)
 
     def _logits(self, ids: list[list[int]], case: Case) -> Tensor:
         return self._cut(self.model.logits(*self.model.pad(ids)), case)
+
+
+def _together(puts: Sequence[Put]) -> Replacement:
+    """What several runs put in at one place, as one edit of their batch."""
+    width = max(len(put.positions) for put in puts)
+    values = puts[0].values.new_zeros(len(puts), width, puts[0].values[0].numel())
+    at = torch.full((len(puts), width), -1, dtype=torch.long)
+    for i, put in enumerate(puts):
+        n = len(put.positions)
+        at[i, :n] = torch.as_tensor(put.positions)
+        values[i, :n] = put.values.flatten(1)
+    heads = None if puts[0].head is None else [puts[0].head]
+    return replace(puts[0].site, values, at, heads=heads)
 
 
 def runs_of(
