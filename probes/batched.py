@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,21 +183,22 @@ def _settled(
     """
     targets = np.eye(classes, dtype=F32)[codes].transpose(0, 2, 1)
     targets = np.ascontiguousarray(targets[:, 1:] if classes == 2 else targets)
-    if len(codes) == 0:
-        shape = (0, targets.shape[1], x.shape[1])
-        return np.zeros(shape), np.zeros(shape[:2]), np.zeros(0, dtype=bool), 0
-    with np.errstate(all="ignore"):  # what is lost in single precision is judged by the gradient
-        found = solve(fold.own, targets, penalty, tol=tol)
-    weights, levels = found.weights.astype(np.float64), found.intercepts
-    settled = found.gradient <= tol
-    open_ = np.flatnonzero(~settled)
-    if len(open_):
-        own = (x[fold.train] - fold.centre) / fold.scale
-        with np.errstate(all="ignore"):
-            found = solve(own, targets[open_].astype(np.float64), penalty, tol=tol)
-        weights[open_], levels[open_] = found.weights, found.intercepts
-        settled[open_] = found.gradient <= tol
-    return weights[settled], levels[settled], settled, int(settled[open_].sum())
+    weights = np.zeros((*targets.shape[:2], x.shape[1]))
+    levels, settled = np.zeros(targets.shape[:2]), np.zeros(len(codes), dtype=bool)
+    again = 0
+    for own in (lambda: fold.own, lambda: (x[fold.train] - fold.centre) / fold.scale):
+        todo = np.flatnonzero(~settled)
+        if len(todo) == 0:
+            break
+        z = own()
+        again = len(todo) if z.dtype == np.float64 else 0
+        # What rounding spoils is seen by the gradient, or leaves a matrix that is not positive.
+        with np.errstate(all="ignore"), suppress(np.linalg.LinAlgError):
+            found = solve(z, targets[todo].astype(z.dtype), penalty, tol=tol)
+            weights[todo], levels[todo] = found.weights, found.intercepts
+            settled[todo] = found.gradient <= tol
+    again -= int((~settled).sum())
+    return weights[settled], levels[settled], settled, max(again, 0)
 
 
 def _alone(

@@ -182,6 +182,32 @@ def test_where_single_precision_does_not_suffice_double_takes_over() -> None:
     np.testing.assert_allclose(fits.coef[0, 0], probe.coef_, atol=1e-6 * np.abs(probe.coef_).max())
 
 
+def test_what_no_precision_settles_is_left_to_the_probe() -> None:
+    x, labelings, _, folds = made(60, 90, 3)
+    fits = fit_folds(x, labelings, folds, tol=0.0)
+    assert fits.refitted == labelings.size // 60 * len(folds)
+    for f, (train, _) in enumerate(folds):
+        probe = LinearProbe().fit(x[train], labelings[1][train])
+        np.testing.assert_allclose(fits.coef[1, f], probe.coef_)
+
+
+def test_a_penalty_lost_in_rounding_is_no_error_and_leaves_no_gradient() -> None:
+    rng = np.random.default_rng(0)
+    code, groups = np.arange(300) % 3, np.arange(300) // 3
+    x = 100 * rng.standard_normal((300, 1)) + 1e-3 * rng.standard_normal((300, 100))
+    folds = grouped_folds(code, groups, n_folds=3, seed=0)
+    fits = fit_folds(x, code[None], folds, C=1e6)  # in f32 hK + λ is not positive
+    assert fits.refitted == 3
+    train, _ = folds[0]
+    centre, scale = x[train].mean(axis=0), x[train].std(axis=0)
+    z = (x[train] - centre) / scale
+    weights = fits.coef[0, 0] * scale
+    logits = z @ weights.T + fits.intercept[0, 0] + fits.coef[0, 0] @ centre
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    residual = np.eye(3)[code[train]] - odds / odds.sum(axis=1, keepdims=True)
+    assert np.abs(residual.T @ z - 1e-6 * weights).max() < 2e-6 * len(train)
+
+
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_a_class_that_a_fold_lacks_is_left_out_as_the_probe_does(classes: int) -> None:
     x, labelings, _, folds = made(48, 20, classes, draws=1)
