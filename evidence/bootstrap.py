@@ -72,7 +72,7 @@ def cluster_mean(
         raise EvidenceError(f"Some values lie outside {bounds}: give the right bounds.")
     means = np.bincount(member, weights=y) / np.bincount(member)
     value = float(means.mean())
-    if count < 2:
+    if count < 2 and not (bounds is not None and value in bounds):
         return Estimate(value, level=level, n=count, null=null, unit=unit, method="one group")
     found = group_interval(value, means, level=level, null=null, bounds=bounds, method=method)
     told = f"{_NAMES[method]} on the means of {count} groups"
@@ -219,7 +219,8 @@ def balanced_accuracy_interval(
         correct: `[n]`, whether each held-out row was classified rightly (or a score in [0, 1]).
         labels: `[n]`, the true class of each row.
         groups: `[n]`, the group of each row.
-        draws, seed: of a bootstrap; the default method draws nothing.
+        draws, seed: of a bootstrap. The default method draws nothing, and keeps the seed as that of
+            the folds by which rows were held out.
         null: chance; one over the number of classes unless given.
 
     Raises:
@@ -258,7 +259,15 @@ def balanced_accuracy_interval(
     if rarest < _FEW_OF_A_CLASS and count >= FEW_GROUPS:
         told += f"; approximate, since one class lies in {rarest} of them"
     return Estimate(
-        value, found.low, found.high, level, count, told_null, np.nan, "balanced accuracy", told
+        value,
+        found.low,
+        found.high,
+        level,
+        count,
+        told_null,
+        unit="balanced accuracy",
+        method=told,
+        seed=seed,
     )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from evidence import Estimate, EvidenceError, cluster_bootstrap, cluster_mean
 from interventions.errors import EditError
@@ -102,7 +101,7 @@ def refusal_rate(
         groups: requests that mean the same share one; each its own where None.
 
     Returns:
-        An estimate over groups: a t interval on group means, cut to [0, 1]; where all groups
+        An estimate over groups, as `evidence.cluster_mean` makes it of shares: where all groups
         agree entirely, the exact binomial bound on them, since no spread is not certainty.
 
     Raises:
@@ -120,21 +119,15 @@ def refusal_rate(
     own = model.has_chat_template
     replies = tuple(model.generate(rendered, max_new_tokens=max_new_tokens, rendered=own))
     flags = np.array([is_refusal(reply) for reply in replies])
-    found = cluster_mean(flags.astype(float), names, level=level)
-    low, high, method = found.low, found.high, found.method
-    if found.value in (0.0, 1.0):
-        tail = (1 - level) / 2
-        low = 0.0 if found.value == 0.0 else float(stats.beta.ppf(tail, found.n, 1))
-        high = 1.0 if found.value == 1.0 else float(stats.beta.ppf(1 - tail, 1, found.n))
-        method = f"exact binomial interval over {found.n} groups that agree"
+    found = cluster_mean(flags.astype(float), names, level=level, bounds=(0, 1))
     return RefusalRate(
         found.value,
-        float(np.clip(low, 0, 1)),
-        float(np.clip(high, 0, 1)),
+        found.low,
+        found.high,
         level,
         found.n,
         unit="share of requests",
-        method=method,
+        method=found.method,
         flags=flags,
         replies=replies,
     )

@@ -103,6 +103,8 @@ def test_few_groups_are_said_to_be_few() -> None:
 def test_one_group_has_a_value_and_no_interval() -> None:
     estimate = cluster_mean([1.0, 2.0], ["a", "a"])
     assert estimate.value == 1.5 and np.isnan(estimate.low) and estimate.n == 1
+    share = cluster_mean([1.0, 1.0], ["a", "a"], bounds=(0, 1))
+    assert (share.low, share.high) == pytest.approx((0.025, 1.0))
 
 
 def test_balanced_accuracy_agrees_with_sklearn_and_holds_its_value() -> None:

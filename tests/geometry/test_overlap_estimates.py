@@ -89,7 +89,7 @@ def test_rows_taken_for_groups_do_not_cover() -> None:
     """Groups that share all of their variation, with many rows each."""
 
     def by_row(sample: Sample) -> Estimate:
-        x, y, reference, _ = (np.repeat(m, 4, axis=0) for m in sample)
+        x, y, reference, _ = (np.repeat(m, 9, axis=0) for m in sample)
         noise = np.random.default_rng(0).normal(scale=0.01, size=x.shape)
         return overlap_estimate(
             x + noise, y, reference, range(len(x)), k=K, null=None, splits=1, most=20, seed=0

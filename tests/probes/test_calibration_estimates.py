@@ -55,7 +55,7 @@ def test_calibration_error_covers_that_of_a_very_large_sample(boast: float) -> N
         plain.append(expected_calibration_error(p, labels, ["a", "b"]))
         found.append(calibration_estimate(p, labels, ["a", "b"], groups, draws=199, seed=repeat))
     held = np.mean([e.low <= truth <= e.high for e in found])
-    assert STATED[0] <= held <= (0.99 if boast == 0 else STATED[1])
+    assert STATED[0] <= held <= 0.99
     # The control: what is plain is too large, and the estimate less so.
     assert np.mean([e.value for e in found]) - truth < 0.7 * (np.mean(plain) - truth)
 
@@ -89,7 +89,7 @@ def test_scores_cover_those_of_a_very_large_sample(estimate) -> None:
         by_row += rows.low <= truth <= rows.high
         assert found.value == pytest.approx(plain(p, labels, ["a", "b"]))
     assert STATED[0] <= held / REPEATS <= STATED[1]
-    assert by_row / REPEATS < 0.88
+    assert by_row / REPEATS < 0.9
 
 
 def test_scores_stand_beside_those_of_equal_probabilities() -> None:
