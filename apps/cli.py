@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from apps.batch_command import batch
 from apps.capture_command import capture
 from apps.options import (
     Assignments,
@@ -35,6 +36,7 @@ run_app = typer.Typer(no_args_is_help=True, help="Run an experiment into a run d
 app.add_typer(run_app, name="run")
 app.add_typer(store_app, name="store")
 app.command()(capture)
+app.command()(batch)
 
 
 def _run_command(experiment: Experiment) -> Callable[..., None]:
