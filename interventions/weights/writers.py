@@ -85,14 +85,21 @@ def find_writers(hf: Any, label: str) -> Writers:
     start = _summands(first, torch.zeros_like(first), given)
     if start is None:
         raise EditError(_why_no_start(label, view, blocks, first))
-    projections: list[str] = []
+    kinds: dict[Any, set[str]] = {}
     for number, block in enumerate(blocks):
         before, after = view.state(block, "in"), view.state(block, "out")
         within = {p: out for p, out in view.linear().items() if p.startswith(f"{block}.")}
         found = _summands(after, before, within)
         if found is None:
             raise EditError(_why_no_sum(label, view, number, block))
-        projections += found
+        kinds.setdefault(_kind(hf, block), set()).update(p.removeprefix(block) for p in found)
+    # One that adds too little in a block to be told from rounding shows in others of its kind.
+    projections = [
+        f"{block}.{path}"
+        for block in blocks
+        for path, _ in hf.get_submodule(block).named_modules()
+        if f".{path}" in kinds[_kind(hf, block)]
+    ]
     return Writers(tuple(start), tuple(projections), tuple(blocks), table.d_model)
 
 
@@ -133,6 +140,11 @@ class _View:
             if raw.shape[:-1] in {(batch, length), (1, length), (length,)}:
                 found[path] = raw.cpu().double().expand(batch, length, -1)
         return found
+
+
+def _kind(hf: Any, block: str) -> tuple[Any, ...]:
+    """Blocks of one kind have the same modules under the same names."""
+    return tuple((path, type(child)) for path, child in hf.get_submodule(block).named_modules())
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

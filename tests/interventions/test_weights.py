@@ -136,6 +136,13 @@ def test_projecting_twice_is_projecting_once() -> None:
     assert twice.provenance["source"]["edited"] == once.provenance
 
 
+def test_a_layer_that_adds_next_to_nothing_in_one_block_is_found_by_the_others() -> None:
+    plain = shaken(make("llama"))
+    plain.model.layers[1].mlp.down_proj.weight.data *= 1e-7
+    written = orthogonalise(plain, off_centre()).provenance["weights"]
+    assert "model.layers.1.mlp.down_proj" in written and len(written) == 5
+
+
 def test_scalar_scales_of_embeddings_and_of_what_blocks_write_do_no_harm() -> None:
     config = transformers.GraniteConfig(
         vocab_size=VOCABULARY, hidden_size=D_MODEL, intermediate_size=24, num_hidden_layers=2,
