@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interventions.alignment import align_tokens
+    from interventions.das import Alignment, distributed_alignment_search
     from interventions.edits import (
         Ablation,
         Addition,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         zero_ablate,
     )
     from interventions.errors import EditError
+    from interventions.interchange import interchange
     from interventions.lenses import lens_divergence, lens_logits, logit_lens, promoted_tokens
     from interventions.metrics import (
         REFUSAL_PHRASES,
@@ -97,6 +99,9 @@ __all__ = [
     "EditedModel",
     "save_edited",
     "control_vector",
+    "interchange",
+    "distributed_alignment_search",
+    "Alignment",
 ]
 
 _HOMES = {
@@ -137,6 +142,9 @@ _HOMES = {
     "LogitDifference": "interventions.readings",
     "AnswerLogProb": "interventions.readings",
     "ContinuationLoss": "interventions.readings",
+    "interchange": "interventions.interchange",
+    "distributed_alignment_search": "interventions.das",
+    "Alignment": "interventions.das",
     "logit_lens": "interventions.lenses",
     "lens_logits": "interventions.lenses",
     "lens_divergence": "interventions.lenses",

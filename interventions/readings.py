@@ -94,7 +94,7 @@ class LogitDifference(Metric):
 
     def reading(self, model: Model, pair: int) -> Reading:
         """See `Metric.reading`."""
-        two = tuple(_token(model, words[pair]) for words in (self.right, self.wrong))
+        two = tuple(first_token(model, words[pair]) for words in (self.right, self.wrong))
         if two[0] == two[1]:
             raise EditError(
                 f"{self.right[pair]!r} and {self.wrong[pair]!r} begin with the same token, so "
@@ -210,7 +210,8 @@ def kl_from_source(logits: Tensor, source: Tensor, base: Tensor) -> Tensor:
     return torch.where(p.exp() > 0, p.exp() * (p - q), 0.0).sum(-1)
 
 
-def _token(model: Model, word: str | int) -> int:
+def first_token(model: Model, word: str | int) -> int:
+    """A token id, or that of a word's first token."""
     return _tokens(model, [word] if isinstance(word, int) else word)[0]
 
 
