@@ -33,8 +33,9 @@ demo: $(READY)
 	@echo "Figures:   $(DEMO)/aligned/figures"
 	@echo "Explorer:  $(BIN)/isogloss explore $(DEMO)/aligned"
 
+# A process a core: every test keeps to one thread. Files stay whole, since their fixtures are dear.
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	@$(BIN)/ruff check .
