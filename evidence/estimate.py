@@ -77,7 +77,7 @@ def approximate(method: str, n_groups: int) -> str:
     if n_groups >= FEW_GROUPS:
         return method
     few = f"{n_groups} group{'s are' if n_groups != 1 else ' is'} few"
-    return f"{method}; approximate and rather too narrow, since {few}"
+    return f"{method}; approximate, and too narrow where groups are skewed, since {few}"
 
 
 def group_index(groups: Any) -> tuple[np.ndarray, int]:
