@@ -69,6 +69,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             "experiments.patch:PatchSettings",
             "experiments.patch:run_patch",
         ),
+        Experiment(
+            "directions",
+            "Which one direction refusal hangs on: every place's is scored, the best verified.",
+            "experiments.directions:DirectionsSettings",
+            "experiments.directions:run_directions",
+        ),
     )
 }
 

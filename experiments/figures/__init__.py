@@ -17,6 +17,7 @@ from experiments.figures.patching import chart_head_map, chart_patching_control
 from experiments.figures.probing import chart_probe_curve
 from experiments.figures.projection import chart_projection
 from experiments.figures.reliability import chart_reliability
+from experiments.figures.selection import chart_cone, chart_model_cosine, chart_selection
 from experiments.figures.subspaces import chart_overlap_by_layer, chart_overlap_matrix
 
 __all__ = [
@@ -38,6 +39,9 @@ __all__ = [
     "chart_promoted_tokens",
     "chart_head_map",
     "chart_patching_control",
+    "chart_selection",
+    "chart_cone",
+    "chart_model_cosine",
     "save_chart",
     "depths",
     "variety_colours",
