@@ -68,16 +68,17 @@ def make_cases(
     ways: Sequence[str],
     metric: Metric,
     align: Align = align_tokens,
+    numbers: Sequence[int] | None = None,
 ) -> list[Case]:
-    """The cases of all pairs, each way.
+    """The cases of all pairs, or of those of some `numbers`, each way.
 
     Raises:
         EditError: an alignment that does not fit its texts, or a text with its answer that is
             longer than the model's context.
     """
     cases = []
-    for number, texts in enumerate(pairs):
-        one, other = (model.encode(text) for text in texts)
+    for number in range(len(pairs)) if numbers is None else numbers:
+        one, other = (model.encode(text) for text in pairs[number])
         reading = metric.reading(model, number)
         longest = max(len(one), len(other)) + len(reading.given)
         if longest > model.max_length:

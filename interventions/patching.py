@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,23 +18,27 @@ from activations import layer_of
 from evidence import EvidenceError, cluster_bootstrap
 from geometry import Subspace
 from interventions.alignment import align_tokens
-from interventions.cells import Align, Case, Cell, States, cells_of, make_cases
+from interventions.cells import Align, Case, Cell, States, make_cases
 from interventions.errors import EditError
 from interventions.readings import Metric, PlainMetric, as_metric
+from interventions.sweep_plan import SweepPlan, meeting_place, share_pieces
 from interventions.sweep_runs import Task, Work, runs_of
+from interventions.sweep_runs import token_budget as budget_of
 from interventions.sweep_store import SweepStore, array_digest
 
 if TYPE_CHECKING:
-    from activations import Model
+    from activations import Model, Workers
 
 Way = Literal["denoise", "noise", "both"]
 Passes = Literal["auto", "forked", "whole"]
 
-_PASSES = ("auto", "forked", "whole")
+PASSES = ("auto", "forked", "whole")
 _WAYS = {"denoise": ("denoise",), "noise": ("noise",), "both": ("denoise", "noise")}
-_CELL = ["way", "site", "layer", "head", "position"]
+CELL = ["way", "site", "layer", "head", "position"]
 #: Memory for the states, keys and values of the pairs that are worked on together.
 _PIECE_BYTES = 2**28
+#: Full passes for one piece: enough that they are full, few enough to share and to lose.
+_PIECE_PASSES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,7 @@ def patch_sweep(
     passes: Passes = "auto",
     token_budget: int | None = None,
     store: str | Path | None = None,
+    workers: Workers | None = None,
     seed: int = 0,
     level: float = 0.95,
     progress: bool = False,
@@ -125,16 +131,20 @@ def patch_sweep(
         token_budget: tokens in one pass; 2,048 on a CPU and 16,384 on a GPU, halved where memory
             runs out.
         store: folder that keeps what is done, so that a sweep that was cut off goes on there.
+        workers: other processes, here or on a cluster, that share the pieces; on a cluster they
+            meet in the `store`. The figures are one process's.
         seed: of the bootstrap.
 
     Raises:
         EditError: no pairs, fewer groups than pairs, a count below 1, a metric that does not fit
-            the pairs, or a store of another sweep.
+            the pairs, a store of another sweep, or a metric or an alignment that workers cannot be
+            sent.
+        CaptureError: workers that cannot open the model, or under edits.
     """
     texts = [(str(base), str(source)) for base, source in pairs]
     names = names_of(texts, groups)
     require_counts(max_positions=max_positions, token_budget=token_budget)
-    require_known("passes", passes, _PASSES)
+    require_known("passes", passes, PASSES)
     measure = as_metric(metric)
     measure.check(len(texts))
     where = model.resolve_sites(sites, layers)
@@ -142,19 +152,30 @@ def patch_sweep(
     width = math.ceil(max(case.length for case in cases) / max_positions)
     spaces = _spaces(model, where, within, heads)
     parted = {site: array_digest(np.asarray(space.basis)) for site, space in spaces.items()}
-    kept = SweepStore.at(store, model, cases, where, (measure.name, heads, width, parted))
+    about = (measure.name, heads, width, parted)
+    plan = SweepPlan(
+        tuple(texts), ways_of(way), measure, align, tuple(where), spaces, width, heads,
+        token_budget, passes,
+    )  # fmt: skip
+    most = _PIECE_PASSES * budget_of(model, token_budget)
+    cut = pieces_of(model, cases, len(where), lambda case: plan.tokens(model, case), most)
+    bounds = np.cumsum([0, *map(len, cut)]).tolist()
     work, parts = Work(), []
-    pieces = list(pieces_of(model, cases, len(where)))
-    with tqdm(total=len(texts), desc="patch", unit="pair", disable=not progress) as shown:
-        for number, piece in enumerate(pieces):
+    with (
+        meeting_place(store, workers) as place,
+        tqdm(total=len(cases), desc="patch", unit="case", disable=not progress) as shown,
+    ):
+        kept = SweepStore.at(place, model, cases, where, about, bounds)
+        shared: list[int] = []
+        if workers is not None:
+            shared = share_pieces(plan, model, kept, workers, work, shown.update)
+        for number, (start, end) in enumerate(pairwise(kept.bounds)):
             frame = kept.read(number)
             if frame is None:
-                cells = [c for case in piece for c in cells_of(model, case, where, width, heads)]
-                found = patched_rows(model, piece, cells, spaces, token_budget, passes, work)
-                frame = pd.DataFrame(found)
+                frame = plan.frame(model, cases[start:end], work)
                 kept.write(number, frame)
             parts.append(frame)
-            shown.update(len({case.pair for case in piece}))
+            shown.update(0 if number in shared else end - start)
     frame = pd.concat(parts, ignore_index=True)
     summary = summarise(frame, names, seed=seed, level=level)
     return PatchSweep(frame, summary, work, measure.name, measure.unit)
@@ -216,19 +237,28 @@ def require_counts(**counts: int | None) -> None:
         raise EditError(f"{' and '.join(counts)} count things: give at least 1.")
 
 
-def pieces_of(model: Model, cases: Sequence[Case], n_sites: int) -> Iterator[list[Case]]:
-    """Runs of cases whose states fit in memory together."""
+def pieces_of(
+    model: Model,
+    cases: Sequence[Case],
+    n_sites: int,
+    tokens_of: Callable[[Case], int] = lambda case: 0,
+    most_tokens: int = 1,
+) -> Iterator[list[Case]]:
+    """Runs of cases whose states fit in memory together, and whose `tokens_of` are not too many.
+
+    A piece holds at least one case, however large.
+    """
     a_token = model.d_model * model.dtype.itemsize * (4 * model.n_layers + 2 * n_sites)
     most = max(1, _PIECE_BYTES // a_token)
     piece: list[Case] = []
-    tokens = 0
+    held, run = 0, 0
     for case in cases:
-        size = len(case.base) + len(case.source)
-        if piece and tokens + size > most:
+        size, more = len(case.base) + len(case.source), tokens_of(case)
+        if piece and (held + size > most or run + more > most_tokens):
             yield piece
-            piece, tokens = [], 0
+            piece, held, run = [], 0, 0
         piece.append(case)
-        tokens += size
+        held, run = held + size, run + more
     yield piece
 
 
@@ -297,10 +327,10 @@ def summarise(
     """
     rows = []
     own = np.asarray(groups, dtype=object).astype(str)
-    for where, cell in frame.groupby(_CELL, sort=False):
+    for where, cell in frame.groupby(CELL, sort=False):
         rows.append(
             {
-                **dict(zip(_CELL, where, strict=True)),  # type: ignore[call-overload]
+                **dict(zip(CELL, where, strict=True)),  # type: ignore[call-overload]
                 **recovered_share(cell, own, seed=seed, level=level),
                 "patched": float(cell["patched"].sum() / cell["width"].sum()),
             }

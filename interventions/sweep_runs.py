@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from activations.forking import Forks
 
 #: Logits of one batch hold at most this many numbers, whatever the vocabulary.
-_MOST_LOGITS = 2**26
+MOST_LOGITS = 2**26
 #: Tokens in one pass, where products of matrices are near their best.
 _BUDGET = {"cpu": 2048}
 _BUDGET_GPU = 16384
+
+
+def token_budget(model: Model, given: int | None) -> int:
+    """Tokens in one pass: as given, else what suits the model's device."""
+    return given or _BUDGET.get(model.device.type, _BUDGET_GPU)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +58,20 @@ class Work:
     block_tokens: int = 0
     whole: int = 0
 
+    def add(self, other: Work) -> None:
+        """Count in what another process computed."""
+        self.cells += other.cells
+        self.runs += other.runs
+        self.block_tokens += other.block_tokens
+        self.whole += other.whole
+
 
 class Runs:
     """Logits of the plain and the patched runs of some cases, `[runs, reads, vocabulary]`."""
 
     def __init__(self, model: Model, cases: Sequence[Case], budget: int | None) -> None:
         self.model, self.cases = model, cases
-        self.budget = budget or _BUDGET.get(model.device.type, _BUDGET_GPU)
+        self.budget = token_budget(model, budget)
         wanted = [case.reading.vocabulary for case in cases]
         self._words: list[int] | None = None
         if all(words is not None for words in wanted):
@@ -82,7 +94,7 @@ class Runs:
         """How many runs' logits memory holds."""
         reads = max(case.reading.reads for case in self.cases)
         size = int(self.model.hf.get_input_embeddings().weight.shape[0])
-        return max(1, _MOST_LOGITS // (reads * (len(self._words) if self._words else size)))
+        return max(1, MOST_LOGITS // (reads * (len(self._words) if self._words else size)))
 
     def _cut(self, logits: Tensor, case: Case) -> Tensor:
         """The reads and the words of one case."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from activations.atomic import write_whole
 from interventions.cells import Case
 from interventions.errors import EditError
 
@@ -23,9 +25,14 @@ _NAME = "sweep.json"
 
 @dataclass(frozen=True)
 class SweepStore:
-    """A folder with one table for each piece of a sweep; none is kept where it is None."""
+    """A folder with one table for each piece of a sweep; none is kept where it is None.
+
+    Attributes:
+        bounds: piece k is the cases from `bounds[k]` to `bounds[k + 1]`.
+    """
 
     folder: Path | None
+    bounds: tuple[int, ...]
 
     @classmethod
     def at(
@@ -35,14 +42,15 @@ class SweepStore:
         cases: Sequence[Case],
         sites: Sequence[str],
         settings: tuple[Any, ...],
+        bounds: Sequence[int],
     ) -> SweepStore:
-        """The store of this sweep, begun if it is not there.
+        """The store of this sweep, begun if it is not there; one that is there keeps its bounds.
 
         Raises:
             EditError: the folder holds another sweep, or something else.
         """
         if folder is None:
-            return cls(None)
+            return cls(None, tuple(bounds))
         path = Path(folder)
         wanted = {
             "model": model.digest,
@@ -59,6 +67,7 @@ class SweepStore:
             except ValueError:
                 found = {}
             other = [name for name in wanted if found.get(name) != wanted[name]]
+            other += ["pieces"] if not other and "pieces" not in found else []
             if other:
                 raise EditError(
                     f"{path} holds a sweep with other {', '.join(other)}: give another folder, or "
@@ -68,21 +77,27 @@ class SweepStore:
             raise EditError(f"{path} holds no sweep and is not empty: give another folder.")
         else:
             path.mkdir(parents=True, exist_ok=True)
-            _write_whole(about, json.dumps(wanted, indent=1).encode())
-        return cls(path)
+            found = {**wanted, "pieces": list(bounds)}
+            write_whole(about, [json.dumps(found, indent=1).encode()])
+        return cls(path, tuple(found["pieces"]))
+
+    def has(self, piece: int) -> bool:
+        """Whether a piece is done."""
+        path = self._path(piece)
+        return path is not None and path.is_file()
 
     def read(self, piece: int) -> pd.DataFrame | None:
         """The rows of a piece that is done."""
         path = self._path(piece)
-        return pd.read_parquet(path) if path is not None and path.is_file() else None
+        return pd.read_parquet(path) if path is not None and self.has(piece) else None
 
     def write(self, piece: int, frame: pd.DataFrame) -> None:
         """Keep the rows of a piece."""
         path = self._path(piece)
         if path is not None:
-            partial = path.with_suffix(".partial")
-            frame.to_parquet(partial, index=False)
-            partial.replace(path)
+            table = io.BytesIO()
+            frame.to_parquet(table, index=False)
+            write_whole(path, [table.getbuffer()])
 
     def _path(self, piece: int) -> Path | None:
         return None if self.folder is None else self.folder / f"{piece:05d}.parquet"
@@ -96,9 +111,3 @@ def array_digest(array: np.ndarray) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -114,13 +114,17 @@ def plan(grid: Grid) -> list[Planned]:
 
 
 def varying(runs: Sequence[Planned]) -> list[str]:
-    """Settings that are not the same in all runs, but for those with columns of their own."""
-    names = dict.fromkeys(name for run in runs for name in type(run.settings).model_fields)
+    """Settings that differ between runs of one experiment, but for those with their own columns."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for run in runs:
+        for name in type(run.settings).model_fields:
+            own = values.setdefault(name, {}).setdefault(run.experiment, set())
+            own.add(repr(getattr(run.settings, name)))
     return [
         name
-        for name in names
+        for name, by_experiment in values.items()
         if name not in ("model", "corpus", "store")
-        and len({repr(getattr(run.settings, name, None)) for run in runs}) > 1
+        and any(len(own) > 1 for own in by_experiment.values())
     ]
 
 

@@ -72,7 +72,7 @@ def run_labels(told: pd.DataFrame) -> dict[str, str]:
                 parts.append(value.rsplit("/", 1)[-1] or "bundled corpus")
             elif column == "experiment":
                 parts.append(value)
-            elif value:
+            elif value not in ("", "[]"):  # the default choice
                 parts.append(f"{column.removeprefix('setting_')} {value}")
         labels[str(run["run"])] = " · ".join(parts)
     return labels
