@@ -72,7 +72,7 @@ def overlap_estimate(
 
     Raises:
         GeometryError: shapes that differ, numbers that are not finite, fewer than eight groups, k
-            above what half of the rows can span, an unknown null.
+            above what half of the rows or the differences span, an unknown null.
     """
     if null is not None and null not in get_args(OverlapNull):
         raise GeometryError(f"null is {null!r}; choose from {', '.join(get_args(OverlapNull))}.")
@@ -80,8 +80,7 @@ def overlap_estimate(
     draws = count(draws, name="draws")
     n, d = int(member.max()) + 1, given.shape[2]
     halving = _Halving.of(member, count(splits, name="splits"), most, seed)
-    states = _compact(given)
-    one, two = states[0] - states[2], states[1] - states[2]
+    states, one, two = _differences(given, k)
     whole, without = halving.overlaps(one, two, k), halving.without(one, two, k)
     drawn = None
     if null == "haar":
@@ -139,8 +138,7 @@ def angle_estimate(
     if which not in ("mean", "smallest", "largest"):
         raise GeometryError(f"which is {which!r}; choose 'mean', 'smallest' or 'largest'.")
     given, member, k = _checked(x, y, reference, groups, k)
-    states = _compact(given)
-    one, two = states[0] - states[2], states[1] - states[2]
+    _, one, two = _differences(given, k)
     pick = {"mean": np.mean, "smallest": np.min, "largest": np.max}[which]
 
     def angle(rows: Int[np.ndarray, " m"]) -> float:
@@ -329,5 +327,30 @@ def _checked(
         shapes = ", ".join(f"{n} {rows.shape}" for n, rows in zip(named, given, strict=True))
         raise GeometryError(f"The shapes differ ({shapes}); parallel rows need the same order.")
     member = members(groups, n=len(given[0]), least=least)
-    k = count(k, name="k", most=max(1, min(len(given[0]) // 2 - 2, given[0].shape[1])))
+    # What is left of the smaller half of the groups without its largest.
+    sizes = np.sort(np.bincount(member))
+    fewest = int(sizes[: len(sizes) // 2 - 1].sum())
+    k = count(k, name="k", most=max(1, min(fewest, given[0].shape[1])))
     return np.stack(given), member, k
+
+
+def _differences(
+    given: Float[np.ndarray, "three n d"], k: int
+) -> tuple[Float[np.ndarray, "three n r"], Float[np.ndarray, "n r"], Float[np.ndarray, "n r"]]:
+    """All rows in coordinates of their span, and what x and y differ from the reference there.
+
+    Raises:
+        GeometryError: differences that span no k dimensions.
+    """
+    states = _compact(given)
+    found = states[0] - states[2], states[1] - states[2]
+    for name, own, rows in zip(("x", "y"), found, states, strict=False):
+        values = np.linalg.svd(own, compute_uv=False)
+        largest = max(values[0], np.abs(rows).max())
+        rank = int(np.sum(values > max(own.shape) * np.finfo(np.float64).eps * largest))
+        if rank < k:
+            raise GeometryError(
+                f"The differences of {name} from the reference have rank {rank}, so they span no "
+                f"{k} dimensions; lower k, or add pairs that differ."
+            )
+    return states, *found

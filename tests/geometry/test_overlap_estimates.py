@@ -264,5 +264,9 @@ def test_bad_input_is_one_clear_sentence(change: dict, message: str) -> None:
     given = {"x": x, "y": y, "reference": reference, "groups": groups, "k": K, "seed": 0}
     with pytest.raises(GeometryError, match=message):
         overlap_estimate(**{**given, **change})
+    with pytest.raises(GeometryError, match="differences of x from the reference have rank 0"):
+        overlap_estimate(x, y, x, groups, k=1, seed=0)
+    with pytest.raises(GeometryError, match="differences of y from the reference have rank 1"):
+        angle_estimate(x, reference + reference[:, :1], reference, groups, k=2)
     with pytest.raises(GeometryError, match="which is 'middle'"):
         angle_estimate(x, y, reference, groups, k=1, which="middle")
