@@ -6,7 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interventions.agreement import Agreement
     from interventions.alignment import align_tokens
+    from interventions.attribution import AttributionSweep, attribution_sweep
     from interventions.das import Alignment, distributed_alignment_search
     from interventions.edits import (
         Ablation,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from interventions.errors import EditError
     from interventions.interchange import interchange
     from interventions.lenses import lens_divergence, lens_logits, logit_lens, promoted_tokens
+    from interventions.mediation import Mediation, mediation
     from interventions.metrics import (
         REFUSAL_PHRASES,
         Losses,
@@ -42,7 +45,9 @@ if TYPE_CHECKING:
         losses,
         refusal_rate,
     )
+    from interventions.nodes import OUTPUT, Node, nodes_of
     from interventions.patching import PatchSweep, patch_sweep
+    from interventions.paths import PathSweep, path_sweep
     from interventions.readings import (
         AnswerLogProb,
         ContinuationLoss,
@@ -86,6 +91,16 @@ __all__ = [
     "align_tokens",
     "patch_sweep",
     "PatchSweep",
+    "attribution_sweep",
+    "AttributionSweep",
+    "Agreement",
+    "Node",
+    "OUTPUT",
+    "nodes_of",
+    "path_sweep",
+    "PathSweep",
+    "mediation",
+    "Mediation",
     "Metric",
     "KLFromSource",
     "LogitDifference",
@@ -137,6 +152,16 @@ _HOMES = {
     "align_tokens": "interventions.alignment",
     "patch_sweep": "interventions.patching",
     "PatchSweep": "interventions.patching",
+    "attribution_sweep": "interventions.attribution",
+    "AttributionSweep": "interventions.attribution",
+    "Agreement": "interventions.agreement",
+    "Node": "interventions.nodes",
+    "OUTPUT": "interventions.nodes",
+    "nodes_of": "interventions.nodes",
+    "path_sweep": "interventions.paths",
+    "PathSweep": "interventions.paths",
+    "mediation": "interventions.mediation",
+    "Mediation": "interventions.mediation",
     "Metric": "interventions.readings",
     "KLFromSource": "interventions.readings",
     "LogitDifference": "interventions.readings",
