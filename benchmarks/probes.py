@@ -267,8 +267,8 @@ def growth(sizes: Mapping[str, int], workers: int) -> list[dict[str, float]]:
     print("\n  size          labels, s   with controls, s")
     for name in ("n", "d", "layers"):
         for factor in (0.25, 0.5, 1):
-            value = int(base[name] * factor)
-            problem = Problem({**base, name: max(value, 1)})
+            value = max(1, int(base[name] * factor))
+            problem = Problem({**base, name: value})
             many = np.vstack([problem.code[None], problem.controls])
             took = interleaved(
                 {
