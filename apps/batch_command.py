@@ -107,7 +107,7 @@ def batch(
 
 def _show(runs: Sequence[Planned], folder: BatchFolder) -> None:
     """The table of a dry run."""
-    from experiments.batch.join import labels
+    from experiments.batch.joining import labels
     from experiments.batch.summary import run_labels
 
     said = run_labels(labels(runs)) if runs else {}

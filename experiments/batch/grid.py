@@ -109,8 +109,11 @@ def plan(grid: Grid) -> list[Planned]:
     for key in (*common, *axes):
         if key not in known:
             raise ConfigError(f"There is no setting {key!r}{_nearest(key, known)}.")
-    runs = [_planned(common, one) for one in asked]
-    return list({run.name: run for run in reversed(runs)}.values())[::-1]
+    found: dict[str, Planned] = {}
+    for one in asked:
+        run = _planned(common, one)
+        found.setdefault(run.name, run)
+    return list(found.values())
 
 
 def varying(runs: Sequence[Planned]) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from experiments.batch.folder import BatchFolder, State
 from experiments.batch.grid import Planned
-from experiments.batch.join import join, labels
+from experiments.batch.joining import join, labels
 from experiments.batch.summary import run_labels, summarise
 
 _FIGURE = "runs_by_measure"

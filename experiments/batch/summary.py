@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from experiments.batch.join import RUN_COLUMNS
+from experiments.batch.joining import RUN_COLUMNS
 
 _OF = ["measure", "behaviour", "edit"]
 
