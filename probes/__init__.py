@@ -16,6 +16,7 @@ from probes.baselines import (
     token_baseline,
 )
 from probes.batched import FoldFits, fit_folds
+from probes.bottleneck import BottleneckProbe, bottleneck_curve
 from probes.calibration import brier_score, expected_calibration_error, log_loss, reliability_curve
 from probes.calibration_estimates import (
     brier_estimate,
@@ -37,6 +38,7 @@ from probes.relevance import RelevanceProbe, relevant_dimensions
 from probes.ridge import RidgeLabelings, RidgePath, RidgeProbe, ridge_labelings
 from probes.splits import check_no_leak, grouped_folds
 from probes.sweep import ProbeResult, probe_frame, probe_site, probe_sites
+from probes.usable import UsableInformation, usable_information
 from probes.variational import ManyFits, Predictive, VariationalProbe, fit_many
 
 __all__ = [
@@ -70,6 +72,10 @@ __all__ = [
     "text_baseline",
     "learning_curve",
     "size_curve",
+    "BottleneckProbe",
+    "bottleneck_curve",
+    "usable_information",
+    "UsableInformation",
     "RelevanceProbe",
     "relevant_dimensions",
     "VariationalProbe",

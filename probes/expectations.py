@@ -136,6 +136,7 @@ def log_likelihoods(mu: Any, variance: Any, y: Any, at: Nodes) -> Any:
     return -logistic_moments(-gap, own, exact=False).softplus
 
 
+@jax.jit
 def expected_probabilities(mu: Any, variance: Any, at: Nodes) -> Any:
     """E[p] `[n, classes]` of every class, for two classes too; of more, the mean over the draws."""
     if mu.shape[-1] == 1:
@@ -144,6 +145,7 @@ def expected_probabilities(mu: Any, variance: Any, at: Nodes) -> Any:
     return jnp.einsum("k,knc->nc", at.weights, probabilities(mu + jnp.sqrt(variance) * at.points))
 
 
+@jax.jit
 def expected_uncertainty(mu: Any, variance: Any, at: Nodes) -> tuple[Any, Any]:
     """The standard deviation of p `[n, classes]`, and the mean entropy of the label `[n]`."""
     if mu.shape[-1] == 1:

@@ -16,7 +16,7 @@ from geometry import Subspace, principal_angles
 from probes.checks import states
 from probes.errors import ProbeError
 from probes.precision import double
-from probes.variational import INTERCEPT, READING_DRAWS, contrasts
+from probes.variational import INTERCEPT, READING_DRAWS, contrasts, filled
 
 
 class OnlineVariationalProbe(ClassifierMixin, BaseEstimator):
@@ -242,12 +242,9 @@ class OnlineVariationalProbe(ClassifierMixin, BaseEstimator):
         X = validate_data(self, X, dtype=np.float64, reset=False)
         z = np.hstack([(X - self.center_) / self.scale_, np.ones((len(X), 1))])
         at = expectations.nodes(len(self.mean_), draws=READING_DRAWS, seed=int(self.random_state))
+        mu, variance = filled(z @ self.mean_.T), filled((z * z) @ self.variance_.T)
         with double():
-            return np.asarray(
-                expectations.expected_probabilities(
-                    z @ self.mean_.T, (z * z) @ self.variance_.T, at
-                )
-            )
+            return np.asarray(expectations.expected_probabilities(mu, variance, at))[: len(z)]
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class `[n]`."""

@@ -194,12 +194,12 @@ def whitened(
     Raises:
         ProbeError: fewer than one component asked for.
     """
-    if components is not None and components < 1:
-        raise ProbeError(f"components is {components}; it must be at least 1.")
+    if components is not None and (components != int(components) or components < 1):
+        raise ProbeError(f"components is {components}; it must be a whole number above 0.")
     left, sizes, axes = np.linalg.svd(centred, full_matrices=False)
     # One is lost to the mean; what is smaller than this is rounding of single precision.
     there = int((sizes > 1e-6 * sizes[0]).sum()) if sizes[0] > 0 else 0
-    r = min(there, len(centred) - 1, components or there)
+    r = min(there, len(centred) - 1, int(components or there))
     root = np.sqrt(len(centred))
     return left[:, :r] * root, axes[:r], sizes[:r] / root
 

@@ -145,8 +145,10 @@ class VariationalProbe(ClassifierMixin, BaseEstimator):
         """Posterior predictive probabilities `[n, classes]`, in the order of `classes_`."""
         from probes import expectations
 
+        mu, variance, at = self._logits(X)
         with double():
-            return np.asarray(expectations.expected_probabilities(*self._logits(X)))
+            found = expectations.expected_probabilities(filled(mu), filled(variance), at)
+            return np.asarray(found)[: len(mu)]
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class `[n]`."""
@@ -157,9 +159,10 @@ class VariationalProbe(ClassifierMixin, BaseEstimator):
         """Predictive probabilities and how sure the posterior is of them."""
         from probes import expectations
 
-        mean, logits = self.predict_proba(X), self._logits(X)
+        mean, (mu, variance, at) = self.predict_proba(X), self._logits(X)
         with double():
-            spread, entropy = map(np.asarray, expectations.expected_uncertainty(*logits))
+            found = expectations.expected_uncertainty(filled(mu), filled(variance), at)
+            spread, entropy = (np.asarray(part)[: len(mu)] for part in found)
         total = _entropy(mean)
         return Predictive(mean, spread, total, np.maximum(total - entropy, 0.0))
 
@@ -227,6 +230,12 @@ def padded(size: int, least: int) -> int:
     return next(
         (power * e // 8 for e in (5, 6, 7) if power > least and power * e // 8 >= size), power
     )
+
+
+def filled(rows: np.ndarray) -> np.ndarray:
+    """`rows` `[n, ...]` and then zeros, up to one of few numbers of rows (`padded`)."""
+    more = padded(len(rows), 64) - len(rows)
+    return np.concatenate([rows, np.zeros((more, *rows.shape[1:]))])
 
 
 def posterior(

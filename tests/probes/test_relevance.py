@@ -170,6 +170,8 @@ def test_bad_input_is_one_clear_sentence() -> None:
         RelevanceProbe(price=-1).fit(x, y)
     with pytest.raises(ProbeError, match="components is 0"):
         RelevanceProbe(components=0).fit(x, y)
+    with pytest.raises(ProbeError, match="must be a whole number"):
+        RelevanceProbe(components=2.5).fit(x, y)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ProbeError, match="worth the price"):
         RelevanceProbe(price=1e6).fit(x, y).subspace()
     with pytest.raises(ProbeError, match="'readout' or 'components'"):
