@@ -56,13 +56,16 @@ class AttributionSweep(PatchSweep):
     estimates, and `score`: how much the cell matters, whatever the sign, in the metric's unit. It
     is the size of value - base (of "atp*" the GradDrop score), in `summary` its mean over pairs.
 
-    `error` holds the cells that were also run. `completeness` (of "ig") has a row for each
+    `error` holds the cells that were drawn and also run. `leading` are those with the largest
+    scores, run too, with `effect` (estimated) and `exact`: chosen for their size, they say nothing
+    of the rest. `completeness` (of "ig") has a row for each
     pair × way × site: what the cells of the site were given together (`attributed`), and what
-    putting in all of them does (`exact`). `work` counts runs with gradients, not those of `error`.
+    putting in all of them does (`exact`). `work` counts runs with gradients, not the exact ones.
     """
 
     method: str = ""
     error: Agreement = field(kw_only=True)
+    leading: pd.DataFrame = field(kw_only=True)
     completeness: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
@@ -89,6 +92,7 @@ def attribution_sweep(
     steps: int = 16,
     path: Literal["site", "inputs"] = "site",
     check: int = 64,
+    top: int = 16,
     passes: Passes = "auto",
     token_budget: int | None = None,
     seed: int = 0,
@@ -114,6 +118,7 @@ def attribution_sweep(
             sites ("inputs").
         check: how many cells are also run (at least 3; all, where there are fewer), drawn with
             `seed`, as many from each layer.
+        top: how many of the cells with the largest scores are also run.
         passes, token_budget: of the cells that are run, and tokens in one pass.
 
     Raises:
@@ -124,7 +129,7 @@ def attribution_sweep(
     """
     texts = [(str(base), str(source)) for base, source in pairs]
     names = names_of(texts, groups)
-    require_counts(max_positions=max_positions, token_budget=token_budget, steps=steps)
+    require_counts(max_positions=max_positions, token_budget=token_budget, steps=steps, top=top)
     for name, given, known in (
         ("passes", passes, PASSES), ("method", method, _METHODS), ("path", path, _PATHS)
     ):  # fmt: skip
@@ -175,12 +180,15 @@ def attribution_sweep(
     frame = pd.DataFrame(rows)
     could = [i for i, differs in enumerate(changed) if differs]
     sample = [could[i] for i in drawn(frame["layer"].to_numpy()[could], check, seed)]
-    exact = _run(model, [cells[i] for i in sample], len(held), token_budget, passes)
-    found = frame.iloc[sample][["pair", *CELL, "score"]].assign(
-        effect=(frame["value"] - frame["base"]).iloc[sample],
-        exact=np.array([exact[id(cells[i])] for i in sample], dtype=np.float64),
+    order = np.argsort(-frame["score"].to_numpy()[could], kind="stable")[:top]
+    highest = [could[i] for i in order]
+    wanted = list(dict.fromkeys([*sample, *highest]))
+    exact = _run(model, [cells[i] for i in wanted], len(held), token_budget, passes)
+    both = frame[["pair", *CELL, "score"]].assign(
+        effect=frame["value"] - frame["base"], exact=[exact.get(id(cell), np.nan) for cell in cells]
     )
-    error = agreement(found.reset_index(drop=True), names, len(could), seed=seed, level=level)
+    drawn_cells = both.iloc[sample].reset_index(drop=True)
+    error = agreement(drawn_cells, names, len(could), seed=seed, level=level)
     summary = summarise(frame, names, seed=seed, level=level)
     scores = frame.groupby(CELL, sort=False)["score"].mean().reset_index()
     return AttributionSweep(
@@ -192,6 +200,7 @@ def attribution_sweep(
         method,
         pd.DataFrame(sums) if sums else None,
         error=error,
+        leading=both.iloc[highest].reset_index(drop=True),
     )
 
 

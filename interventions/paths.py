@@ -118,7 +118,8 @@ def path_sweep(
         receivers: what is read: queries, keys or values of a head (`attn.hook_q`, `hook_k`,
             `hook_v`, each a receiver of its own), an MLP (`mlp.hook_post`; `mlp.hook_pre` is the
             gate alone where there is one), the stream (`hook_resid_pre` and its like), or
-            `OUTPUT`, the model's end. An entry of several nodes is patched together.
+            `OUTPUT`, the model's end. An entry of several nodes is patched together, each with
+            what it is given directly.
         mlps: "frozen" holds them as the heads are held; "run" lets them pass on what they get.
         way, metric, align, groups, passes, token_budget: as for `patch_sweep`.
 
@@ -334,7 +335,14 @@ def _receiver(model: Model, given: Nodes) -> Part:
                 f"{node.name} is no place that only takes in what others send: give attn.hook_q, "
                 "hook_k or hook_v, mlp.hook_post, the stream, or OUTPUT."
             )
-    return names(nodes), tuple(Node(end) if node == OUTPUT else node for node in nodes)
+    whole = tuple(Node(end) if node == OUTPUT else node for node in nodes)
+    sites = {node.site for node in whole}
+    if len(sites) > 1 and any(".hook_resid_" in site for site in sites):
+        raise EditError(
+            f"In {names(nodes)} the stream takes the place of all that the others pass on: give "
+            "it as a receiver of its own."
+        )
+    return names(nodes), whole
 
 
 def _some(given: Sequence[Nodes], what: str) -> Sequence[Nodes]:

@@ -128,6 +128,11 @@ def test_the_layout_and_the_plain_runs_are_those_of_the_exact_sweep(
     assert len(whole) == found.error.cells == exact.work.runs  # all that could be run were
     np.testing.assert_allclose(whole["value"] - whole["base"], whole["exact"], atol=1e-4)
     assert "Pearson" in repr(found) and method in repr(found)
+    assert len(found.leading) == 16
+    highest = found.frame["score"].sort_values(ascending=False)[:16]
+    np.testing.assert_allclose(found.leading["score"], highest)
+    both = exact.frame.merge(found.leading, on=same[:6])
+    np.testing.assert_allclose(both["value"] - both["base"], both["exact"], atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["atp", "ig", "atp*"])
@@ -278,7 +283,8 @@ def test_saturated_attention_is_seen_by_the_correction_and_not_by_the_slope() ->
 def test_results_do_not_depend_on_the_batch(model: Any, monkeypatch: Any) -> None:
     for method in ("atp", "ig", "atp*"):
         options: dict[str, Any] = {
-            "method": method, "sites": ["resid_pre", "q", "k"], "steps": 2, "check": 3, "metric": METRIC,
+            "method": method, "sites": ["resid_pre", "q", "k"], "steps": 2, "check": 3,
+            "metric": METRIC,
         }  # fmt: skip
         whole = attribution_sweep(model, PAIRS, **options)
         for budget in (1, 20):
@@ -365,6 +371,7 @@ def test_half_precision_is_warned_of() -> None:
         ({"path": "logits"}, "path is 'logits'"),
         ({"steps": 0}, "at least 1"),
         ({"check": 0}, "`check` is 0"),
+        ({"top": 0}, "at least 1"),
         ({"metric": lambda logits, source, base: logits.argmax(-1).double()}, "no gradient"),
         ({"metric": lambda logits, source, base: logits[:, 0] * float("nan")}, "not finite"),
         ({"groups": [1]}, "3 pairs and 1 groups"),
