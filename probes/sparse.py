@@ -98,15 +98,17 @@ class _Model:
             self._climb()
             if not self.kept:
                 return True
-            before = self._determined()
+            before, values = np.array(self.precision), _principal(*self._alone())[0]
             wanted = best_precision(*self._alone())[0]
             if sweep >= SWEEPS // 10:  # all at once they can overshoot in turn
-                wanted = np.sqrt(wanted * np.array(self.precision))
+                wanted = np.sqrt(wanted * before)
             self.precision = wanted.tolist()
             # Precisions far above what the data say may wander, for the fit does not feel it.
-            if np.abs(self._determined() - before).max() < 1e-5:
+            change = _determined(values, wanted) - _determined(values, before)
+            if np.abs(change).max() < 1e-5:
                 self._climb()
                 return True
+        self._climb()
         return False
 
     def _climb(self) -> None:
@@ -180,11 +182,6 @@ class _Model:
         pull = (inverse @ self.weights[:-1, :, None])[..., 0]
         return inverse - np.array(self.precision)[:, None, None] * np.eye(m), pull
 
-    def _determined(self) -> np.ndarray:
-        """Share of each kept component's weights that the data determine `[k]`."""
-        values, _ = _principal(*self._alone())
-        return np.mean(values / (values + np.array(self.precision)[:, None]), axis=1)
-
     def worthless(self, price: float) -> int | None:
         """The kept component that adds the least evidence, if that is no more than `price`."""
         if not self.kept:
@@ -214,11 +211,14 @@ class _Model:
 
     def found(self, converged: bool) -> Sparse:
         order = np.argsort(self.kept).astype(int)
+        shares = np.zeros(0)
+        if self.kept:
+            shares = _determined(_principal(*self._alone())[0], np.array(self.precision))
         return Sparse(
             np.array(self.kept, dtype=int)[order],
             np.array(self.precision)[order],
             np.vstack([self.weights[:-1][order], self.weights[-1:]]) @ self.contrast.T,
-            self._determined()[order] if self.kept else np.zeros(0),
+            shares[order],
             np.array([self.gain(self.kept[i]) for i in order]),
             self.evidence(),
             converged,
@@ -260,6 +260,11 @@ def best_precision(
         low, high = np.where(left < right, one, low), np.where(left < right, high, two)
     at = (low + high) / 2
     return np.exp(at), evidence_gain(at[:, None], values, pull)[:, 0]
+
+
+def _determined(values: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Share of weights that the data determine `[k]`, from eigenvalues of S and precisions."""
+    return np.mean(values / (values + precision[:, None]), axis=1)
 
 
 def _principal(stiff: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
