@@ -60,7 +60,7 @@ def batch(
         _show(mine, folder)
         return
     from activations import Workers
-    from experiments.batch import run_batch, write_report
+    from experiments.batch import check_workers, run_batch, write_report
 
     on = tuple(names(devices) or ())
     crew = Workers(
@@ -70,7 +70,7 @@ def batch(
         threads=threads,
         address=ray_address,
     )
-    crew.check()
+    check_workers(mine, crew)
     folder.begin(Path(grid).read_text(encoding="utf-8"))
 
     def say(line: str) -> None:

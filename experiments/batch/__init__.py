@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments.batch.folder import BatchFolder, State
 from experiments.batch.grid import Grid, Planned, plan, read_grid, share
-from experiments.batch.schedule import run_batch
+from experiments.batch.schedule import check_workers, run_batch
 
 if TYPE_CHECKING:
     from experiments.batch.joining import join
@@ -19,6 +19,7 @@ __all__ = [
     "Grid",
     "Planned",
     "State",
+    "check_workers",
     "join",
     "plan",
     "read_grid",

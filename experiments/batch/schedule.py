@@ -37,9 +37,8 @@ def run_batch(
     """Run what is not done; what fails is put down, and the others go on.
 
     Args:
-        workers: how many at a time, on which devices, where; one at a time if None. Each device is
-            one run's alone while it lasts. `threads` is for each run, by default its share of the
-            cores.
+        workers: how many at a time, on which devices (given to them in turn), where; one at a time
+            if None. `threads` is for each run, by default its share of the cores.
         retry: run again what failed before.
         say: told a line for each run that ends.
 
@@ -53,22 +52,7 @@ def run_batch(
     from activations import Workers
 
     crew = workers or Workers(1)
-    crew.check()
-    for run in runs:
-        if crew.devices and re.search(r"\d", run.settings.device):
-            raise ConfigError(
-                f"{run.name} names device {run.settings.device!r}, and --devices says which run is "
-                'on which: leave the grid\'s device out, or say device = "cuda".'
-            )
-    visible = _visible()
-    for device in crew.devices:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-            raise ConfigError(f"There is no device {device!r}: give cpu, cuda, or cuda:0,cuda:1.")
-        number = int(device.partition(":")[2] or 0)
-        if visible and crew.engine == "process" and number >= len(visible):
-            raise ConfigError(
-                f"There is no device {device}: CUDA_VISIBLE_DEVICES shows {len(visible)}."
-            )
+    check_workers(runs, crew)
     skipped = (State.done,) if retry else (State.done, State.failed)
     todo = [i for i, run in enumerate(runs) if folder.state(run) not in skipped]
     crew = replace(crew, threads=crew.threads or _share_of_cores(crew.count))
@@ -84,6 +68,30 @@ def run_batch(
     if todo:
         crew.share(task, todo, done)
     return {run.name: folder.state(run) for run in runs}
+
+
+def check_workers(runs: Sequence[Planned], workers: Workers) -> None:
+    """Refuse workers that could run none of these, before anything is made for them.
+
+    Raises:
+        ConfigError, CaptureError: as `run_batch`.
+    """
+    workers.check()
+    for run in runs:
+        if workers.devices and re.search(r"\d", run.settings.device):
+            raise ConfigError(
+                f"{run.name} names device {run.settings.device!r}, and --devices says which run is "
+                'on which: leave the grid\'s device out, or say device = "cuda".'
+            )
+    visible = _visible()
+    for device in workers.devices:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise ConfigError(f"There is no device {device!r}: give cpu, cuda, or cuda:0,cuda:1.")
+        number = int(device.partition(":")[2] or 0)
+        if visible and workers.engine == "process" and number >= len(visible):
+            raise ConfigError(
+                f"There is no device {device}: CUDA_VISIBLE_DEVICES shows {len(visible)}."
+            )
 
 
 @dataclass(frozen=True, eq=False)

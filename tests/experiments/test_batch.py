@@ -187,6 +187,7 @@ def test_what_fails_is_put_down_and_the_others_go_on(
         act = ["die", "fail", "well", "err"]
         """,
     )
+    assert batch(file, "--out", "out", "--devices", "gpu") == 2 and not (made / "out").exists()
     assert batch(file, "--dry-run") == 0
     assert "4 runs in" in capsys.readouterr().out and not begun(made)
     assert batch(file, "--out", "out", "--workers", 2, "--threads", 1, "--json") == 1
