@@ -75,6 +75,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             "experiments.directions:DirectionsSettings",
             "experiments.directions:run_directions",
         ),
+        Experiment(
+            "steer",
+            "How refusal and varieties follow the strength of steering, and what it costs.",
+            "experiments.steer:SteerSettings",
+            "experiments.steer:run_steer",
+        ),
     )
 }
 

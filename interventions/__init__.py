@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from interventions.agreement import Agreement
     from interventions.alignment import align_tokens
     from interventions.attribution import AttributionSweep, attribution_sweep
+    from interventions.chance import random_directions
     from interventions.das import Alignment, distributed_alignment_search
+    from interventions.dose import DoseResponse, Outcome, dose_response, dose_trend
     from interventions.edits import (
         Ablation,
         Addition,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         zero_ablate,
     )
     from interventions.errors import EditError
+    from interventions.fluency import Refusals, TextLosses, reply_losses
     from interventions.interchange import interchange
     from interventions.lenses import lens_divergence, lens_logits, logit_lens, promoted_tokens
     from interventions.mediation import Mediation, mediation
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
         losses,
         refusal_rate,
     )
+    from interventions.next_token import refusal_score, refusal_tokens
     from interventions.nodes import OUTPUT, Node, nodes_of
     from interventions.patching import PatchSweep, patch_sweep
     from interventions.paths import PathSweep, path_sweep
@@ -55,7 +59,15 @@ if TYPE_CHECKING:
         LogitDifference,
         Metric,
     )
-    from interventions.steering import dose_response
+    from interventions.selection import (
+        Candidate,
+        Thresholds,
+        ablate_everywhere,
+        choose_candidate,
+        score_candidates,
+    )
+    from interventions.steering import steer, steering_direction
+    from interventions.text_variety import Continuations, TextVarieties
     from interventions.weights import EditedModel, control_vector, orthogonalise, save_edited
 
 __all__ = [
@@ -87,7 +99,25 @@ __all__ = [
     "REFUSAL_PHRASES",
     "losses",
     "Losses",
+    "steering_direction",
+    "steer",
     "dose_response",
+    "dose_trend",
+    "DoseResponse",
+    "Outcome",
+    "TextLosses",
+    "Refusals",
+    "reply_losses",
+    "TextVarieties",
+    "Continuations",
+    "random_directions",
+    "refusal_score",
+    "refusal_tokens",
+    "score_candidates",
+    "choose_candidate",
+    "ablate_everywhere",
+    "Candidate",
+    "Thresholds",
     "align_tokens",
     "patch_sweep",
     "PatchSweep",
@@ -148,7 +178,25 @@ _HOMES = {
     "REFUSAL_PHRASES": "interventions.metrics",
     "losses": "interventions.metrics",
     "Losses": "interventions.metrics",
-    "dose_response": "interventions.steering",
+    "dose_response": "interventions.dose",
+    "dose_trend": "interventions.dose",
+    "DoseResponse": "interventions.dose",
+    "Outcome": "interventions.dose",
+    "TextLosses": "interventions.fluency",
+    "Refusals": "interventions.fluency",
+    "reply_losses": "interventions.fluency",
+    "random_directions": "interventions.chance",
+    "refusal_score": "interventions.next_token",
+    "refusal_tokens": "interventions.next_token",
+    "score_candidates": "interventions.selection",
+    "choose_candidate": "interventions.selection",
+    "ablate_everywhere": "interventions.selection",
+    "Candidate": "interventions.selection",
+    "Thresholds": "interventions.selection",
+    "steering_direction": "interventions.steering",
+    "steer": "interventions.steering",
+    "TextVarieties": "interventions.text_variety",
+    "Continuations": "interventions.text_variety",
     "align_tokens": "interventions.alignment",
     "patch_sweep": "interventions.patching",
     "PatchSweep": "interventions.patching",

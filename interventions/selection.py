@@ -18,7 +18,7 @@ import numpy as np
 from geometry import GeometryError, Subspace, mean_difference
 from interventions.edits import ablate, add
 from interventions.errors import EditError
-from interventions.refusal_score import last_logits, next_token_kl, refusal_score
+from interventions.next_token import last_logits, next_token_kl, refusal_score
 
 if TYPE_CHECKING:
     from activations import Model
@@ -135,7 +135,7 @@ def _reason(found: Candidate, n_layers: int, limits: Thresholds) -> str:
     return ""
 
 
-def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, bool]:
+def choose_candidate(candidates: Sequence[Candidate]) -> tuple[Candidate, bool]:
     """The candidate with the lowest bypass score, and whether it passed all thresholds.
 
     Where none passed, the lowest of those that are scored and not too late is given with False.

@@ -14,7 +14,7 @@ from experiments.compare.inputs import Inputs, Rows
 from experiments.directions.settings import DirectionsSettings
 from experiments.settings import ConfigError
 from interventions import is_refusal
-from interventions.refusal_score import last_logits, refusal_score, refusal_tokens
+from interventions.next_token import last_logits, refusal_score, refusal_tokens
 from interventions.selection import Place, template_tokens
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from experiments.directions.requests import BEHAVIOURS, Requests
 from experiments.results import row
 from geometry import Subspace, cone_sample, independent_directions, mean_difference
 from interventions import add, is_refusal
-from interventions.random_directions import random_directions
-from interventions.refusal_score import last_logits, refusal_score
+from interventions.chance import random_directions
+from interventions.next_token import last_logits, refusal_score
 from interventions.selection import (
     Place,
     Thresholds,
     ablate_everywhere,
-    choose,
+    choose_candidate,
     score_candidates,
 )
 
@@ -40,7 +40,7 @@ def select(work: Requests) -> Iterator[dict[str, Any]]:
     found = list(
         score_candidates(work.model, states, harmful, harmless, work.tokens, thresholds=limits)
     )
-    best, passed = choose(found)
+    best, passed = choose_candidate(found)
     groups = {b: work.groups("validation", b) for b in BEHAVIOURS}
     for candidate in found:
         where = {"site": candidate.site, "layer": candidate.place[0]}

@@ -16,7 +16,7 @@ from experiments.results import row
 from experiments.settings import ConfigError
 from geometry import cosine_null, mean_difference
 from interventions import is_refusal
-from interventions.refusal_score import last_logits, refusal_score
+from interventions.next_token import last_logits, refusal_score
 from interventions.selection import Place, ablate_everywhere
 
 _SCORE = "log-odds of a refusal"

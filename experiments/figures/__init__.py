@@ -18,6 +18,7 @@ from experiments.figures.probing import chart_probe_curve
 from experiments.figures.projection import chart_projection
 from experiments.figures.reliability import chart_reliability
 from experiments.figures.selection import chart_cone, chart_model_cosine, chart_selection
+from experiments.figures.steering import chart_dose_response
 from experiments.figures.subspaces import chart_overlap_by_layer, chart_overlap_matrix
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "chart_selection",
     "chart_cone",
     "chart_model_cosine",
+    "chart_dose_response",
     "save_chart",
     "depths",
     "variety_colours",

@@ -120,6 +120,8 @@ def chart_patching_control(frame: pd.DataFrame, theme: Theme = "light") -> Figur
     width = max(220, depth_width(labels) // 2 + 40)
     panels = alt.layer(lines, bars, dots).properties(width=width, height=220)
     chart = panels.facet(
-        column=alt.Column("into:N", title=None, header=alt.Header(labelFontSize=12))
+        column=alt.Column(
+            "into:N", title=None, header=alt.Header(labelFontSize=12, labelColor=p.ink)
+        )
     ).properties(title=title(told, below, width=2 * width), description=told)
     return finish(chart, theme)

@@ -9,8 +9,8 @@ import torch
 from activations import open_model
 from geometry import Subspace
 from interventions import EditError
-from interventions.random_directions import random_directions
-from interventions.refusal_score import (
+from interventions.chance import random_directions
+from interventions.next_token import (
     last_logits,
     next_token_kl,
     refusal_score,
@@ -19,7 +19,7 @@ from interventions.refusal_score import (
 from interventions.selection import (
     Candidate,
     ablate_everywhere,
-    choose,
+    choose_candidate,
     score_candidates,
     template_tokens,
 )
@@ -91,11 +91,11 @@ def candidate(layer: int, bypass: float, discarded: str = "") -> Candidate:
 
 def test_the_lowest_bypass_among_those_that_passed_is_chosen():
     found = [candidate(0, -9.0, "too late"), candidate(1, -1.0), candidate(2, -3.0)]
-    assert choose(found) == (found[2], True)
+    assert choose_candidate(found) == (found[2], True)
     late = [candidate(0, -9.0, "too late"), candidate(1, 2.0, "changes harmless replies")]
-    assert choose(late) == (late[1], False)
+    assert choose_candidate(late) == (late[1], False)
     with pytest.raises(EditError, match="No place has a direction"):
-        choose([candidate(0, 0.0, "no difference")])
+        choose_candidate([candidate(0, 0.0, "no difference")])
 
 
 def test_a_candidate_is_discarded_by_what_its_edits_do(model):
