@@ -117,6 +117,12 @@ class States:
         sites: Sequence[str],
         within: Mapping[str, Subspace] | None = None,
     ) -> None:
+        for site in sites:
+            if model.site(site).axis != 1 or model.site(site).over_keys:
+                raise EditError(
+                    f"{site} holds attention between positions, not states of one: patch queries, "
+                    "keys or z, or use edits."
+                )
         # One batch, so that states that must be equal (a shared opening) are equal bit by bit.
         ids = [ids for case in cases for ids in (case.base, case.source)]
         self._states = model.activations(*model.pad(ids), list(dict.fromkeys(sites)))

@@ -14,7 +14,7 @@ from evidence import Estimate, EvidenceError, cluster_bootstrap
 from interventions.alignment import align_tokens
 from interventions.cells import Align, Case, States, make_cases
 from interventions.errors import EditError
-from interventions.nodes import OUTPUT, Nodes, names, puts_of, resolved
+from interventions.nodes import OUTPUT, Nodes, names, puts_of, resolved, some
 from interventions.patching import (
     PASSES,
     Passes,
@@ -93,7 +93,6 @@ def mediation(
         pairs: (base text, source text).
         mediators: nodes at any site; an entry of several is held or changed together.
         metric, align, groups, passes, token_budget: as for `patch_sweep`.
-        seed: of the bootstrap, should one be drawn.
 
     Raises:
         EditError: as for `patch_sweep`; no mediators, or nodes that are none.
@@ -104,9 +103,7 @@ def mediation(
     require_known("passes", passes, PASSES)
     measure = as_metric(metric)
     measure.check(len(texts))
-    if not len(mediators):
-        raise EditError("There are no mediators: give at least one node.")
-    parts = [resolved(model, one) for one in mediators]
+    parts = [resolved(model, one) for one in some(mediators, "mediators")]
     sites = list(dict.fromkeys(node.site for nodes in parts for node in nodes))
     if OUTPUT.site in sites:
         raise EditError("The output mediates everything: give nodes before it.")

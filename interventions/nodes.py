@@ -82,6 +82,13 @@ def resolved(model: Model, given: Nodes) -> tuple[Node, ...]:
     return whole
 
 
+def some(given: Sequence[Nodes], what: str) -> Sequence[Nodes]:
+    """A list of nodes; raises EditError where it is none, or empty."""
+    if isinstance(given, (Node, str)) or not len(given):
+        raise EditError(f"`{what}` is {given!r}: give a list of nodes.")
+    return given
+
+
 def names(nodes: Iterable[Node]) -> str:
     """Several nodes in one cell of a table."""
     return " + ".join(node.name for node in nodes)
@@ -121,9 +128,11 @@ def _resolved(model: Model, node: Node) -> Node:
     if node.head is not None and not (len(row) == 2 and 0 <= node.head < row[0]):
         has = f"heads 0 to {row[0] - 1}" if len(row) == 2 else "no heads"
         raise EditError(f"{node.name} names head {node.head}, and {sites[0]} has {has}.")
-    if node.positions is not None and (not node.positions or min(node.positions) < 0):
+    at = node.positions
+    if at is not None and not (isinstance(at, tuple) and at and min(at) >= 0):
         raise EditError(
-            f"The positions of {node.site} are {node.positions}: count from 0, the last token."
+            f"The positions of {node.site} are {at!r}: give a tuple of numbers from 0, the last "
+            "token, as in (0, 1)."
         )
     return with_fields(node, site=sites[0])
 

@@ -29,7 +29,7 @@ from interventions.alignment import align_tokens
 from interventions.cells import Align, Case, States, make_cases
 from interventions.edits import Replacement, replace
 from interventions.errors import EditError
-from interventions.nodes import OUTPUT, Node, Nodes, counted, names, puts_of, resolved
+from interventions.nodes import OUTPUT, Node, Nodes, counted, names, puts_of, resolved, some
 from interventions.patching import (
     PASSES,
     Passes,
@@ -134,8 +134,8 @@ def path_sweep(
     require_known("mlps", mlps, _MLPS)
     measure = as_metric(metric)
     measure.check(len(texts))
-    sending = [_sender(model, one) for one in _some(senders, "senders")]
-    receiving = [_receiver(model, one) for one in _some(receivers, "receivers")]
+    sending = [_sender(model, one) for one in some(senders, "senders")]
+    receiving = [_receiver(model, one) for one in some(receivers, "receivers")]
     cases = make_cases(model, texts, ways_of(way), measure, align)
     held = model.resolve_sites(["z", "mlp_out"] if mlps == "frozen" else "z")
     paths = _Paths(model, held, sending, receiving, token_budget, passes)
@@ -343,9 +343,3 @@ def _receiver(model: Model, given: Nodes) -> Part:
             "it as a receiver of its own."
         )
     return names(nodes), whole
-
-
-def _some(given: Sequence[Nodes], what: str) -> Sequence[Nodes]:
-    if isinstance(given, Node) or not len(given):
-        raise EditError(f"`{what}` is {given!r}: give a list of nodes.")
-    return given

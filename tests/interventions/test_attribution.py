@@ -374,6 +374,7 @@ def test_half_precision_is_warned_of() -> None:
         ({"top": 0}, "at least 1"),
         ({"metric": lambda logits, source, base: logits.argmax(-1).double()}, "no gradient"),
         ({"metric": lambda logits, source, base: logits[:, 0] * float("nan")}, "not finite"),
+        ({"sites": "pattern"}, "attention between positions"),
         ({"groups": [1]}, "3 pairs and 1 groups"),
     ],
 )

@@ -359,7 +359,8 @@ def test_nothing_differs_nothing_is_carried(model: Any) -> None:
         ([Node("z")], [OUTPUT], "stands for 3 sites"),
         ([Node("blocks.0.attn.hook_z", 9)], [OUTPUT], "heads 0 to 1"),
         ([Node("embed", 0)], [OUTPUT], "no heads"),
-        ([Node("embed", positions=(-1,))], [OUTPUT], "count from 0"),
+        ([Node("embed", positions=(-1,))], [OUTPUT], "numbers from 0"),
+        ([Node("embed", positions=2)], [OUTPUT], "numbers from 0"),
         ([Node("blocks.1.attn.hook_q")], [OUTPUT], "sends nothing"),
         ([OUTPUT], [OUTPUT], "sends nothing"),
         ([Node("embed")], [Node("blocks.1.attn.hook_z")], "only takes in"),
@@ -379,8 +380,11 @@ def test_bad_paths_say_what_is_wrong(
 def test_bad_options_say_what_is_wrong(model: Any) -> None:
     with pytest.raises(EditError, match="mlps is 'held'"):
         path_sweep(model, PAIRS, SENDERS, mlps="held")  # type: ignore[arg-type]
-    with pytest.raises(EditError, match="no mediators"):
-        mediation(model, PAIRS, [])
+    for none in ([], SENDERS[0]):
+        with pytest.raises(EditError, match="`mediators` is"):
+            mediation(model, PAIRS, none)
+    with pytest.raises(EditError, match="attention between positions"):
+        mediation(model, PAIRS, [Node("blocks.1.attn.hook_pattern")])
     with pytest.raises(EditError, match="output mediates everything"):
         mediation(model, PAIRS, [OUTPUT])
     with pytest.raises(EditError, match="3 pairs and 1 groups"):
