@@ -142,8 +142,9 @@ def _cone(results: pd.DataFrame) -> Iterator[str]:
     working = [int(r["position"]) + 1 for _, r in axes.iterrows() if r["value"] < 0]
     alone = ", ".join(map(str, working)) if working else "none"
     yield (
-        f"{int(count['value'])} independent direction{'' if count['value'] == 1 else 's'} separate "
-        f"held-out requests there; of {len(axes)} axes, ablating axis {alone} alone makes a reply "
+        f"{int(count['value'])} independent "
+        f"{'direction separates' if count['value'] == 1 else 'directions separate'} held-out "
+        f"requests there; of {len(axes)} axes, ablating axis {alone} alone makes a reply "
         f"likelier than a refusal. Of directions sampled from their positive cone "
         f"{figure(share)} do."
     )
