@@ -48,7 +48,7 @@ def ask(settings: SteerSettings, inputs: Inputs, model: Model, *, progress: bool
     refusing = None
     if inputs.corpus.has_behaviours:
         refusing = _tokens(settings, inputs, model)
-        if refusing is None:
+        if refusing is None and settings.target != "variety":
             left_out.append(f"{settings.model} refuses next to nothing: refusal was not steered.")
     if settings.target != "variety" and refusing:
         questions.append(_refusal(settings, inputs, model, sites, refusing, progress=progress))
