@@ -27,10 +27,17 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
 
 @pytest.mark.slow
 def test_the_notebook_of_the_readme_runs_as_printed() -> None:
-    (notebook,) = blocks("python")
+    notebook, _ = blocks("python")
     names: dict[str, Any] = {}
     exec(compile(notebook, "README.md", "exec"), names)
     assert [result.site for result in names["found"]] == list(names["store"].sites)
     plain, _ = names["model"].losses(names["pairs"]["text"].tolist())
     assert (names["nats"] > 0).all()
     assert (names["nats"] != plain).any()
+
+
+def test_the_sweep_of_the_readme_runs_as_printed() -> None:
+    _, sweep = blocks("python")
+    names: dict[str, Any] = {}
+    exec(compile(sweep, "README.md", "exec"), names)
+    assert names["table"].shape[0] == 2 * names["model"].n_layers
