@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-DRAWS = 32
+DRAWS = 16
 # K between these values, in steps of equal ratio: within 1e-10, and within 2e-6.
 _EXACT = (0.2, 8.0, 32)
 _QUICK = (0.34, 2.2, 8)

@@ -114,7 +114,7 @@ def ascend(
 
     Every `_REFRESH` steps the bound on the curvature of row i is taken anew: from 1/2 (1/4 for
     one logit) at first to 2 max_c E[p_c(1 - p_c)], Gershgorin's at the present means. Where the
-    gradient did not shrink, the first bound returns.
+    gradient did not shrink, four times that is taken, and after each success half of it again.
 
     Args:
         x: `[n, d]`, rows of zeros for those left out. y: `[n, C]`. precision: prior's, `[d]`.
@@ -149,13 +149,14 @@ def ascend(
         return moved, mean, 0.5 * (narrow + wanted), grown, largest, change, steepest
 
     def block(carry: Any) -> Any:
-        state, bound, safe, count = carry
+        state, bound, caution, count = carry
         solve = majoriser(x, precision, bound, inner)
         before = state[4]
         state = jax.lax.fori_loop(0, _REFRESH, lambda _, s: step(solve, s), state)
-        safe = safe | ((state[4] > before) & (count > 0))
-        local = jnp.clip(state[6], 1e-3 * ceiling, ceiling)
-        return state, jnp.where(safe, ceiling, local), safe, count + _REFRESH
+        grew = (state[4] > before) & (count > 0)
+        caution = jnp.where(grew, 4 * caution, jnp.maximum(caution / 2, 1.0))
+        local = jnp.clip(caution * state[6], 1e-3 * ceiling, ceiling)
+        return state, local, caution, count + _REFRESH
 
     def reached(state: Any) -> Any:
         *_, largest, change, _ = state
@@ -167,9 +168,9 @@ def ascend(
 
     far = jnp.asarray(jnp.inf, x.dtype)
     one = jnp.asarray(1.0, x.dtype)
-    bound = jnp.full(x.shape[0], ceiling, x.dtype)
+    bound = jnp.full(y.shape[0], ceiling, x.dtype)
     state = (mean, mean, narrow, one, far, far, bound)
-    carry = (state, bound, jnp.asarray(False), 0)
+    carry = (state, bound, one, 0)
     state, _, _, count = jax.lax.while_loop(unfinished, block, carry)
     mean, _, narrow, _, largest, _, _ = state
     return mean, narrow, largest, count, reached(state)
@@ -197,10 +198,10 @@ def evaluate(
 
 
 def fresh_nodes(n_columns: int, *, n: int, draws: int = DRAWS, seed: int) -> Nodes:
-    """`REPLICATES` independent sets of `nodes`, apart from those of the same seed that fit."""
+    """`REPLICATES` independent sets of four times the `nodes` that fit, and apart from those."""
     if n_columns == 1:
         return nodes(1)
-    sets = [nodes(n_columns, n=n, draws=draws, seed=[seed, 1 + r]) for r in range(REPLICATES)]
+    sets = [nodes(n_columns, n=n, draws=4 * draws, seed=[seed, 1 + r]) for r in range(REPLICATES)]
     points = np.concatenate([s.points for s in sets])
     return Nodes(points, np.full(len(points), 1 / len(points)))
 

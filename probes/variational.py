@@ -47,7 +47,7 @@ class VariationalProbe(ClassifierMixin, BaseEstimator):
     N(0, 100) for the intercept, q = prod N(m, s^2), on centred and scaled states. With two classes
     there is one vector of weights, that of the second class. The ELBO is maximised over Gaussian
     logits (local reparameterisation; Kingma, Salimans & Welling 2015): for two classes its
-    expectations are closed sums, within 1e-10 a row; for more they are averages over 32 shifted
+    expectations are closed sums, within 1e-10 a row; for more they are averages over 16 shifted
     Sobol' points a row, and `elbo_error_` says how far off the ELBO is.
     Mean-field posteriors ignore that features are correlated, so each s is that of a weight with
     the others held still: smaller than its marginal spread.
@@ -308,7 +308,7 @@ def fit_many(
     precision: float = 1.0,
     tol: float = 1e-6,
     max_iter: int = 2000,
-    draws: int = 32,
+    draws: int = 16,
     dtype: Literal["float32", "float64"] = "float64",
     spread: bool = True,
 ) -> ManyFits:
@@ -324,7 +324,8 @@ def fit_many(
         seeds: `[S]`, of the draws. With two classes nothing is drawn and they make no difference.
         tol, max_iter: as `VariationalProbe`. Fits that did not converge are counted in a
             `ConvergenceWarning`; `converged` says which.
-        draws: a row, for three classes or more; a power of two.
+        draws: a row, for three classes or more; a power of two. With many more features than rows
+            and a weak prior, more draws find a better posterior.
         dtype: f32 halves memory and time; then ask for a `tol` of 1e-5.
         spread: run labelings and seeds side by side (vmap), which was up to twice as fast as one
             after another (lax.map) on two cores but takes as many times the memory.
