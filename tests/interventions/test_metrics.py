@@ -12,7 +12,6 @@ from interventions import (
     EditError,
     Losses,
     add,
-    dose_response,
     is_refusal,
     losses,
     refusal_rate,
@@ -110,14 +109,3 @@ def test_losses_feel_the_edit(model: Any) -> None:
         edited = losses(model, TEXTS, kind, groups)
     assert abs(plain.change(edited)["value"].iloc[0]) > 1e-3
     np.testing.assert_array_equal(losses(model, TEXTS, kind, groups).nll, plain.nll)
-
-
-def test_a_dose_of_nothing_is_the_plain_rate_for_any_direction(model: Any) -> None:
-    direction = mean_difference(np.ones((1, 16)) * np.arange(16), np.zeros((1, 16)), site=SITE)
-    frame = dose_response(
-        model, TEXTS, direction, scales=(0, 2), random_draws=2, max_new_tokens=3, seed=1
-    )
-    assert len(frame) == 6 and set(frame["edit"]) == {"direction", "random"}
-    assert frame[frame["scale"] == 0]["value"].nunique() == 1
-    with pytest.raises(EditError, match="No scales"):
-        dose_response(model, TEXTS, direction, scales=())
