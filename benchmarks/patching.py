@@ -266,7 +266,7 @@ def main() -> None:
     options = parser.parse_args()
     shape = options.shape or ("tiny" if options.quick else "gpt2-small")
     runs = 1 if options.quick else 3
-    every = 1 if options.all else (7 if options.quick else 17)
+    every = 1 if options.all else (7 if options.quick else 31)
     print(machine())
     print(f"{shape}, {PAIRS} pairs of 32 tokens, {options.dtype} on {options.device}")
     peers = ("hook_loop", "transformer_lens", "nnsight")
