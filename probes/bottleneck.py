@@ -26,6 +26,8 @@ from probes.variational import filled, padded
 
 BETAS = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.2, 0.3, 0.5, 1.0)
 DRAWS, READING_DRAWS = 64, 256
+#: About p(1 - p) of a row, where the steps of the solver are scaled.
+_H = 0.1
 #: Bits of rate below which nothing is passed, and the probe says nothing of the states.
 COLLAPSED = 0.01
 
@@ -123,16 +125,16 @@ class BottleneckProbe(LinearReadout):
         spread = np.maximum((z @ right[:used].T).std(axis=0), 1e-12)
         mean[:, :used] = right[:used].T / spread
         read[:used] = (left[:, :used] * values[:used] * spread).T
-        log_variance = np.where(np.arange(size) < used, -3.0, 0.0)
+        gain = np.linalg.norm(read, axis=1)
+        log_variance = np.log(self.beta / (self.beta + gain**2 * _H))
         return channel.Channel(
             mean, np.zeros(size), np.zeros_like(mean), log_variance, read, linear.intercept_
         )
 
     def _solve(self, z: np.ndarray, code: np.ndarray, start: Any) -> tuple[Any, int]:
-        """The channel at the least objective, and the steps taken.
+        """The channel at the least objective, and the steps taken; shapes are padded.
 
-        Solved in principal components, each divided by the root of about its curvature, so that
-        all weights are equally well determined. Shapes are padded.
+        Solved in principal components of the states, everything in `_units`.
         """
         from probes import channel, meanfield
 
@@ -140,22 +142,24 @@ class BottleneckProbe(LinearReadout):
         left, sizes, axes = np.linalg.svd(z, full_matrices=False)
         there = max(int((sizes > 1e-9 * sizes[0]).sum()), 1)
         left, sizes, axes = left[:, :there], sizes[:there], axes[:there]
-        unit = 1 / np.sqrt(sizes**2 / n / 4 + penalty)
         rows, columns = padded(n, 64), padded(there, 16)
         wide = np.zeros((rows, columns))
-        wide[:n, :there] = left * sizes * unit
+        wide[:n, :there] = left * sizes
         labels = np.zeros(rows, dtype=int)
         labels[:n] = code
         y = meanfield.targets(labels, start.read.shape[1])
         weight = (np.arange(rows) < n).astype(float)
-
-        def inside(part: np.ndarray) -> np.ndarray:
-            return np.pad((axes @ part) / unit[:, None], ((0, columns - there), (0, 0)))
-
-        first = start._replace(mean=inside(start.mean), log_variance=inside(start.log_variance))
+        more = ((0, columns - there), (0, 0))
+        first = start._replace(
+            mean=np.pad(axes @ start.mean, more),
+            log_variance=np.pad(axes @ start.log_variance, more),
+        )
+        spread = np.pad(sizes**2 / n, (0, columns - there))
+        units = self._units(spread, np.linalg.norm(start.read, axis=1), start, penalty)
         shapes = [np.shape(part) for part in first]
         cuts = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
-        at = self._nodes(len(start.read), DRAWS)
+        # Were all rows to share their draws, the decoder would turn to where these are short.
+        at = self._nodes(len(start.read), DRAWS, n=rows)
 
         def parts(flat: np.ndarray) -> Any:
             pieces = zip(np.split(flat, cuts), shapes, strict=True)
@@ -163,21 +167,14 @@ class BottleneckProbe(LinearReadout):
 
         def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
             cost, slope = channel.objective(
-                parts(flat),
-                wide,
-                np.pad(unit, (0, columns - there)),
-                weight,
-                y,
-                at,
-                float(self.beta),
-                penalty,
+                parts(flat), units, wide, weight, y, at, float(self.beta), penalty
             )
             return float(cost), np.concatenate([np.asarray(part).ravel() for part in slope])
 
         with double():
             done = minimize(
                 value,
-                np.concatenate([np.ravel(part) for part in first]),
+                np.concatenate([np.ravel(p / u) for p, u in zip(first, units, strict=True)]),
                 jac=True,
                 method="L-BFGS-B",
                 options={
@@ -194,19 +191,39 @@ class BottleneckProbe(LinearReadout):
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        found = parts(done.x)
-        mean, log_variance = (
-            axes.T @ (unit[:, None] * part[:there]) for part in (found.mean, found.log_variance)
-        )
+        found = channel.Channel(*(p * u for p, u in zip(parts(done.x), units, strict=True)))
+        mean, log_variance = (axes.T @ part[:there] for part in (found.mean, found.log_variance))
         return found._replace(mean=mean, log_variance=log_variance), int(done.nit)
 
-    def _nodes(self, size: int, draws: int) -> Any:
+    def _units(self, spread: np.ndarray, gain: np.ndarray, start: Any, penalty: float) -> Any:
+        """For each parameter, one over the root of about the objective's curvature in it.
+
+        With p(1 - p) near h, a code that is read with `gain` `[k]` has curvature gain² h + β in its
+        mean, and β/2 in its log variance where that is best, at log(β / (β + gain² h)).
+
+        Args:
+            spread: `[d]`, variances of the states' components.
+        """
+        pull = gain**2 * _H + self.beta
+        wide = spread[:, None]
+        return start._replace(
+            mean=(wide * pull + penalty * gain**2 + 1e-12) ** -0.5,
+            mean_level=pull**-0.5,
+            log_variance=np.broadcast_to(
+                (wide * self.beta / 2 + penalty) ** -0.5, (len(spread), len(gain))
+            ),
+            log_variance_level=np.full(len(gain), (self.beta / 2) ** -0.5),
+            read=np.full(start.read.shape, _H**-0.5),
+            level=np.full(start.level.shape, _H**-0.5),
+        )
+
+    def _nodes(self, size: int, draws: int, *, n: int = 1) -> Any:
+        """Draws of z, each with its opposite: for `n` rows apart, or the same for all."""
         from probes import expectations
 
         if len(self.classes_) == 2:
             return expectations.nodes(1)
-        half = expectations.nodes(size, draws=draws // 2, seed=int(self.random_state))
-        # Each draw with its opposite, or a code could gain by the mean of the draws.
+        half = expectations.nodes(size, n=n, draws=draws // 2, seed=int(self.random_state))
         points = np.concatenate([half.points, -half.points])
         return expectations.Nodes(points, np.full(draws, 1 / draws))
 

@@ -76,15 +76,15 @@ def average_probabilities(channel: Channel, x: Any, at: Nodes) -> Any:
 @jax.jit
 @jax.value_and_grad
 def objective(
-    channel: Channel, x: Any, unit: Any, weight: Any, y: Any, at: Nodes, beta: Any, penalty: Any
+    raw: Channel, units: Channel, x: Any, weight: Any, y: Any, at: Nodes, beta: Any, penalty: Any
 ) -> Any:
     """Mean loss + beta mean rate over the rows of weight 1 (Alemi et al. 2017), and penalties.
 
-    `penalty` / 2 times the squares of AD, the weights from states to mean logits, and of B, where
-    those of feature j are `unit` `[d]` times what the channel holds.
+    The channel is `raw` times `units`. `penalty` / 2 times the squares of AD, the weights from
+    states to mean logits, and of B.
     """
+    channel = jax.tree.map(jnp.multiply, raw, units)
     share = weight / weight.sum()
     cost = losses(channel, x, y, at) + beta * rates(channel, x)
-    logits = unit[:, None] * (channel.mean @ channel.read)
-    spreads = unit[:, None] * channel.log_variance
-    return share @ cost + penalty / 2 * (jnp.sum(logits**2) + jnp.sum(spreads**2))
+    shrink = jnp.sum((channel.mean @ channel.read) ** 2) + jnp.sum(channel.log_variance**2)
+    return share @ cost + penalty / 2 * shrink

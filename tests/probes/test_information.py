@@ -129,6 +129,24 @@ def test_no_other_channel_nearby_has_a_lower_objective() -> None:
         assert abs(objective(at + e) - objective(at - e)) / 2e-4 < 1e-4
 
 
+def test_with_many_classes_no_code_beats_what_theory_allows_on_draws_that_it_has_not_seen() -> None:
+    # loss + rate cannot be below the labels' entropy, and an empty code reaches it at beta = 1.
+    # A decoder that had turned to where its few draws are short would be far above it here.
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 6
+    x = rng.standard_normal((240, 12)) + 3 * np.eye(6, 12)[y]
+    probe = BottleneckProbe(1.0).fit(x, y)
+    assert np.log2(6) - 1e-6 < probe.loss_ + probe.rate_ < np.log2(6) + 0.03
+    cheap = BottleneckProbe(0.05).fit(x, y)
+    codes = cheap.encode(x) + np.exp(
+        ((x - cheap.center_) / cheap.scale_ @ cheap.channel_.log_variance) / 2
+        + cheap.channel_.log_variance_level / 2
+    ) * rng.standard_normal((400, 240, 5))
+    logits = codes @ cheap.channel_.read + cheap.channel_.level
+    own = logits[:, np.arange(240), y] - np.logaddexp.reduce(logits, axis=2)
+    assert cheap.loss_ == pytest.approx(-own.mean() / np.log(2), abs=0.02)
+
+
 def test_more_dimensions_than_the_decoder_reads_hardly_help() -> None:
     x, y, _ = gaussian(2.0, n=120, d=3)
     one, many = BottleneckProbe(0.1).fit(x, y), BottleneckProbe(0.1, size=16).fit(x, y)
