@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
-from experiments.compare.inputs import Inputs, read_inputs
+from experiments.inputs import Inputs, read_inputs
+from experiments.results import write_frame
 from experiments.runner import Run, check_out
 from experiments.settings import CorpusSettings
 
@@ -28,6 +29,8 @@ class Report:
 
     Attributes:
         figures: title and chart by the file's stem.
+        captions: a sentence above some of them, by the same stem.
+        beside: tables that the run directory keeps beside the results, by the file's name.
     """
 
     title: str
@@ -36,7 +39,9 @@ class Report:
     figures: Mapping[str, tuple[str, Any]]
     method: Sequence[str]
     caveats: Sequence[str]
-    left_out: Sequence[str] = field(default=())
+    left_out: Sequence[str] = ()
+    captions: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def conduct(
@@ -48,6 +53,7 @@ def conduct(
     prepare: Callable[[Inputs, Model], W],
     measure: Callable[[W, Run], Sequence[pd.DataFrame]],
     report: Callable[[W, pd.DataFrame], Report],
+    environment: Callable[[W], Mapping[str, Any]] = lambda _: {},
 ) -> Run:
     """Carry an experiment out into its run directory, which is made once the input is checked.
 
@@ -55,6 +61,7 @@ def conduct(
         prepare: what is measured on, from the checked corpus and the open model; refuses here what
             the user may have got wrong.
         measure: the tables of the stages, each kept by `Run.stage` as soon as it is there.
+        environment: what `environment.json` says beyond the model and the corpus.
     """
     inputs = read_inputs(settings)
     if out is not None:
@@ -75,10 +82,11 @@ def conduct(
             standard=inputs.standard,
             device=str(model.device),
             dtype=str(model.dtype),
+            **environment(work),
         )
         results = run.finish(measure(work, run))
         say(progress, "Drawing figures")
-        _write(run.path, name, report(work, results))
+        _write(run.path, name, settings.seed, report(work, results))
         run.log.info("done in %.1f s", time.perf_counter() - began)
         run.clean()
     except Exception:
@@ -93,10 +101,12 @@ def say(progress: bool, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _write(path: Path, name: str, told: Report) -> None:
-    """Figures, and then the report, whose presence says that the run is done."""
+def _write(path: Path, name: str, seed: int, told: Report) -> None:
+    """Tables and figures, and then the report, whose presence says that the run is done."""
     from experiments.figures import save_chart
 
+    for file, frame in told.beside.items():
+        write_frame(frame, path / file)
     lines = [f"# {told.title}", "", told.about, "", "## Findings", ""]
     lines += [f"- {sentence}" for sentence in told.findings]
     if told.left_out:
@@ -104,10 +114,12 @@ def _write(path: Path, name: str, told: Report) -> None:
     lines += ["", "## Figures", ""]
     for stem, (title, chart) in told.figures.items():
         save_chart(chart, path / "figures" / stem)
-        lines += [f"### {title}", "", f"![{title}](figures/{stem}.png)", ""]
+        lines += [f"### {title}", ""]
+        lines += [told.captions[stem], ""] if stem in told.captions else []
+        lines += [f"![{title}](figures/{stem}.png)", ""]
         lines += [f"[interactive](figures/{stem}.html)", ""]
     repeat = (
-        "`config.toml` beside this file repeats the run: "
+        f"Seed {seed}. `config.toml` beside this file repeats the run: "
         f"`isogloss run {name} --config config.toml`."
     )
     lines += ["## How it was measured", "", *(f"- {said}" for said in (*told.method, repeat))]

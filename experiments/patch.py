@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import Field
 
 from evidence import Estimate
-from experiments.compare.inputs import Inputs
+from experiments.inputs import Inputs
 from experiments.job import conduct, say
 from experiments.results import row
 from experiments.runner import Run

@@ -19,7 +19,7 @@ from activations import (
     open_model,
     random_like,
 )
-from experiments.compare.inputs import Inputs, Rows
+from experiments.inputs import Inputs, Rows
 from experiments.settings import CompareSettings, ConfigError, Settings
 
 

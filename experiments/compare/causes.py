@@ -12,8 +12,8 @@ from activations import layer_of
 from evidence import Estimate, cluster_mean
 from experiments.compare.bench import Bench, averaged
 from experiments.compare.directions import harmful_direction, request_rows
-from experiments.compare.inputs import Rows
 from experiments.compare.subspaces import pair_up, variety_subspace
+from experiments.inputs import Rows
 from experiments.results import row
 from geometry import Subspace, random_subspace
 from interventions import ablate, add, is_refusal

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from activations import layer_of
 from evidence import Estimate, grouped_jackknife, max_statistic_p
 from experiments.compare.bench import Bench
-from experiments.compare.inputs import Inputs, Rows
+from experiments.inputs import Inputs, Rows
 from experiments.results import row
 from geometry import (
     GeometryError,

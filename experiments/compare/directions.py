@@ -10,9 +10,9 @@ import numpy as np
 from activations import layer_of
 from evidence import Estimate
 from experiments.compare.bench import Bench
-from experiments.compare.inputs import Rows
 from experiments.compare.layers import over_layers
 from experiments.compare.subspaces import variety_subspace
+from experiments.inputs import Rows
 from experiments.results import row
 from geometry import Subspace, covariance_overlap_sample, haar_overlap_sample, mean_difference
 

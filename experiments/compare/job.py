@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.compare.inputs import read_inputs
-from experiments.runner import Run, check_out
+from experiments.inputs import Inputs
+from experiments.job import conduct, say
+from experiments.runner import Run
 from experiments.settings import CompareSettings
+
+if TYPE_CHECKING:
+    from activations import Model
+    from experiments.compare.bench import Bench
 
 
 def run_compare(
@@ -27,49 +29,32 @@ def run_compare(
         CorpusError, ConfigError, ModelError, SiteError, CaptureError, StoreError: bad input, in
             one sentence.
     """
-    inputs = read_inputs(settings)
-    if out is not None:
-        check_out(Path(out), settings)
-    from experiments.compare.bench import open_checked, set_up
+    from experiments.compare.report import report
 
-    _say(progress, f"Opening {settings.model}")
-    model = open_checked(settings)
-    _say(progress, f"Capturing {len(inputs.corpus)} texts")
-    bench = set_up(settings, inputs, model, progress=progress)
-
-    run = Run.start("compare", settings, out=out)
-    began = time.perf_counter()
-    try:
-        run.write_environment(
-            model=model.name,
-            model_digest=model.digest,
-            corpus=inputs.corpus.name,
-            corpus_digest=inputs.corpus.digest,
-            standard=inputs.standard,
-            device=str(model.device),
-            dtype=str(model.dtype),
-            sites=bench.sites,
-            store=str(bench.store.path),
-            left_out=list(inputs.left_out),
-        )
-        results = run.finish(_stages(run, bench, progress=progress))
-        from experiments.compare.projection import write_projection
-        from experiments.compare.report import write_figures, write_report
-
-        write_projection(bench, results, run.path)
-
-        _say(progress, "Drawing figures")
-        pictures = write_figures(run.path, results)
-        write_report(run.path, settings, inputs, model, results, pictures)
-        run.log.info("done in %.1f s", time.perf_counter() - began)
-        run.clean()
-    except Exception:
-        run.log.error("failed\n%s", traceback.format_exc())
-        raise
-    return run
+    return conduct(
+        "compare",
+        settings,
+        out=out,
+        progress=progress,
+        prepare=lambda inputs, model: _prepare(settings, inputs, model, progress=progress),
+        measure=lambda bench, run: _stages(run, bench, progress=progress),
+        report=report,
+        environment=lambda bench: {
+            "sites": bench.sites,
+            "store": str(bench.store.path),
+            "left_out": list(bench.inputs.left_out),
+        },
+    )
 
 
-def _stages(run: Run, bench: Any, *, progress: bool) -> list[pd.DataFrame]:
+def _prepare(settings: CompareSettings, inputs: Inputs, model: Model, *, progress: bool) -> Bench:
+    from experiments.compare.bench import set_up
+
+    say(progress, f"Capturing {len(inputs.corpus)} texts")
+    return set_up(settings, inputs, model, progress=progress)
+
+
+def _stages(run: Run, bench: Bench, *, progress: bool) -> list[pd.DataFrame]:
     from experiments.compare import causes, directions, probing, representation, subspaces
 
     frames: list[pd.DataFrame] = []
@@ -84,7 +69,7 @@ def _stages(run: Run, bench: Any, *, progress: bool) -> list[pd.DataFrame]:
         "patch": lambda: causes.patch(bench, progress=progress),
     }
     for name, measure in stages.items():
-        _say(progress, f"Measuring: {name.replace('_', ' ')}")
+        say(progress, f"Measuring: {name.replace('_', ' ')}")
         frame = run.stage(name, measure)
         if name == "answers":
             bench.answers = {
@@ -93,8 +78,3 @@ def _stages(run: Run, bench: Any, *, progress: bool) -> list[pd.DataFrame]:
         else:
             frames.append(frame)
     return frames
-
-
-def _say(progress: bool, text: str) -> None:
-    if progress:
-        print(text, file=sys.stderr, flush=True)

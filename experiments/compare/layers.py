@@ -11,7 +11,7 @@ import numpy as np
 from activations import layer_of
 from evidence import Estimate, benjamini_hochberg
 from experiments.compare.bench import Bench
-from experiments.compare.inputs import Rows
+from experiments.inputs import Rows
 from experiments.results import row
 from geometry import (
     DirectionCount,

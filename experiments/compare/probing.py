@@ -10,7 +10,7 @@ import numpy as np
 from activations import ActivationStore
 from activations.reading import encode_corpus
 from experiments.compare.bench import Bench, flat, untrained
-from experiments.compare.inputs import Rows
+from experiments.inputs import Rows
 from experiments.results import row
 from probes import baselines, probe_sites
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +13,6 @@ from experiments.compare.bench import Bench
 from experiments.compare.directions import request_rows
 from experiments.compare.findings import best_site
 from experiments.compare.subspaces import pair_up
-from experiments.results import write_frame
-from experiments.runner import PROJECTION
 
 
 class Axis(NamedTuple):
@@ -25,15 +22,6 @@ class Axis(NamedTuple):
     origin: float
     unit: float
     name: str
-
-
-def write_projection(bench: Bench, results: pd.DataFrame, folder: Path) -> Path | None:
-    """Write `projection.parquet` in the run's folder; None where two directions cannot be had."""
-    points = projection(bench, results)
-    if points is None:
-        return None
-    write_frame(points, folder / PROJECTION)
-    return folder / PROJECTION
 
 
 def projection(bench: Bench, results: pd.DataFrame) -> pd.DataFrame | None:

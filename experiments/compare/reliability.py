@@ -13,7 +13,7 @@ from activations import layer_of
 from evidence import cluster_mean
 from experiments.compare.bench import Bench
 from experiments.compare.findings import best_site
-from experiments.compare.inputs import Rows
+from experiments.inputs import Rows
 from experiments.results import row
 from probes import (
     LinearProbe,

@@ -4,24 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from experiments.compare import findings
+from experiments.inputs import Inputs
+from experiments.job import Report
 from experiments.runner import PROJECTION
 from experiments.settings import CompareSettings
 
+if TYPE_CHECKING:
+    from experiments.compare.bench import Bench
 
-def write_figures(path: Path, results: pd.DataFrame) -> dict[str, str]:
-    """Draw every figure that the results allow; title of each by its file's stem."""
+
+def report(bench: Bench, results: pd.DataFrame) -> Report:
+    """The report of a finished run."""
+    from experiments.compare import geometry_findings
+    from experiments.compare.projection import projection
+
+    settings, inputs, model = bench.settings, bench.inputs, bench.model
+    points = projection(bench, results)
+    return Report(
+        title=f"{settings.model}: where varieties and alignment lie",
+        about=f"{len(inputs.corpus)} texts of the corpus `{inputs.corpus.name}`; "
+        f"{model.n_layers} layers, {model.d_model} dimensions. Intervals are 95% over groups of "
+        "parallel sentences.",
+        findings=[
+            *findings.sentences(results, inputs.standard),
+            *geometry_findings.sentences(results),
+        ],
+        figures=_figures(results, points),
+        method=_method(settings, inputs),
+        caveats=findings.caveats(results),
+        left_out=inputs.left_out,
+        captions=geometry_findings.captions(results, points),
+        beside={} if points is None else {PROJECTION: points},
+    )
+
+
+def _figures(results: pd.DataFrame, points: pd.DataFrame | None) -> dict[str, tuple[str, Any]]:
+    """Every figure that the results allow, with its title, by the file's stem."""
     from experiments import figures
 
-    drawn: dict[str, str] = {}
+    drawn: dict[str, tuple[str, Any]] = {}
 
     def keep(stem: str, title: str, chart: Any) -> None:
-        figures.save_chart(chart, path / "figures" / stem)
-        drawn[stem] = title
+        drawn[stem] = title, chart
 
     present = set(results["measure"])
     for kind in ("variety", "behaviour"):
@@ -41,7 +70,7 @@ def write_figures(path: Path, results: pd.DataFrame) -> dict[str, str]:
             "Overlap of varieties by layer, beside its nulls",
             figures.chart_overlap_by_layer(results),
         )
-    _keep_geometry(results, read_points(path), keep)
+    _keep_geometry(results, points, keep)
     if {"direction_cosine", "direction_subspace_cosine"} & present:
         keep(
             "directions",
@@ -95,51 +124,6 @@ def _keep_geometry(
         keep("projection", "The texts on two directions", figures.chart_projection(points))
 
 
-def read_points(path: Path) -> pd.DataFrame | None:
-    """The projected states of a run, where it kept some."""
-    return pd.read_parquet(path / PROJECTION) if (path / PROJECTION).is_file() else None
-
-
-def write_report(
-    path: Path,
-    settings: CompareSettings,
-    inputs: Any,
-    model: Any,
-    results: pd.DataFrame,
-    pictures: dict[str, str],
-) -> None:
-    """`report.md`: findings first, then figures, method and caveats."""
-    from experiments.compare import geometry_findings
-
-    corpus = inputs.corpus
-    found = findings.sentences(results, inputs.standard) + geometry_findings.sentences(results)
-    captions = geometry_findings.captions(results, read_points(path))
-    lines = [
-        f"# {settings.model}: where varieties and alignment lie",
-        "",
-        f"{len(corpus)} texts of the corpus `{corpus.name}`; {model.n_layers} layers, "
-        f"{model.d_model} dimensions. Intervals are 95% over groups of parallel sentences.",
-        "",
-        "## Findings",
-        "",
-        *(f"- {sentence}" for sentence in found),
-        "",
-    ]
-    if inputs.left_out:
-        lines += ["## Left out", "", *(f"- {said}" for said in inputs.left_out), ""]
-    lines += ["## Figures", ""]
-    for stem, title in pictures.items():
-        lines += [f"### {title}", ""]
-        lines += [captions[stem], ""] if stem in captions else []
-        lines += [f"![{title}](figures/{stem}.png)", ""]
-        lines += [f"[interactive](figures/{stem}.html)", ""]
-    lines += ["## How it was measured", "", *_method(settings, inputs), ""]
-    lines += ["## Read with care", "", *(f"- {said}" for said in findings.caveats(results)), ""]
-    partial = path / "report.partial"
-    partial.write_text("\n".join(lines), encoding="utf-8")
-    partial.replace(path / "report.md")
-
-
 def summary(path: Path) -> str:
     """The findings of a finished run for the terminal."""
     text = (path / "report.md").read_text(encoding="utf-8")
@@ -151,11 +135,11 @@ def summary(path: Path) -> str:
     )
 
 
-def _method(settings: CompareSettings, inputs: Any) -> list[str]:
+def _method(settings: CompareSettings, inputs: Inputs) -> list[str]:
     return [
-        f"- States at the {settings.tokens} token of each text, at {', '.join(settings.sites)} and "
+        f"States at the {settings.tokens} token of each text, at {', '.join(settings.sites)} and "
         "the embedding; requests are put into the model's chat template first.",
-        f"- Probes: multinomial logistic regression (C = {settings.regularisation:g}), "
+        f"Probes: multinomial logistic regression (C = {settings.regularisation:g}), "
         f"{settings.folds} grouped folds, balanced accuracy; control task with "
         f"{settings.control_draws} random labelings (Hewitt and Liang 2019); on the same folds "
         "the baselines: the commonest class, the text's length, "
@@ -164,23 +148,21 @@ def _method(settings: CompareSettings, inputs: Any) -> list[str]:
         + (", and a model of the same shape with random weights" if settings.random_model else "")
         + "; p-values from "
         f"{settings.permutations} permutations, corrected over layers by the maximum.",
-        f"- Variety subspaces: the top {settings.k} directions of the differences to "
+        f"Variety subspaces: the top {settings.k} directions of the differences to "
         f"{inputs.standard or 'the standard'}, sentence for sentence; the two members of an "
         "overlap come from disjoint halves of the sentences, since shared sentences make even "
         "noise overlap.",
-        "- The tree of varieties: average linkage of geodesic distances between subspaces, each "
+        "The tree of varieties: average linkage of geodesic distances between subspaces, each "
         "from the other half of the sentences. CKA from rows of different groups, and shape: at "
         f"most {settings.cloud_rows} texts, whole groups; retrieval by CSLS; reliability: the "
         "probe's held-out probabilities on the same folds.",
-        "- Harmful direction: difference in means on the train side (Arditi et al. 2024). "
+        "Harmful direction: difference in means on the train side (Arditi et al. 2024). "
         "Ablation sets it to its mean over harmless requests at every block output; ablation to "
         "zero stands beside it. All effects are on the held-out side.",
-        "- Its drift over depth: cosines between disjoint halves of the train requests, corrected "
+        "Its drift over depth: cosines between disjoint halves of the train requests, corrected "
         "for attenuation. Its count: rounds of estimating on the train side, testing on the "
         f"held-out side ({settings.permutations} swaps of labels, corrected over sites) and "
         "projecting out, until one fails.",
-        "- Patching: the share of KL(standard, dialect) at the last token that is closed when "
+        "Patching: the share of KL(standard, dialect) at the last token that is closed when "
         "the standard's states replace the dialect's; positions count from the end.",
-        f"- Seed {settings.seed}. `config.toml` beside this file repeats the run: "
-        "`isogloss run compare --config config.toml`.",
     ]

@@ -10,8 +10,8 @@ import numpy as np
 
 from activations import capture
 from corpora import grouped_split
-from experiments.compare.inputs import Inputs, Rows
 from experiments.directions.settings import DirectionsSettings
+from experiments.inputs import Inputs, Rows
 from experiments.settings import ConfigError
 from interventions import is_refusal
 from interventions.next_token import last_logits, refusal_score, refusal_tokens

@@ -9,7 +9,7 @@ import numpy as np
 
 from activations import capture
 from experiments.compare.bench import choose_sites
-from experiments.compare.inputs import Inputs, Rows
+from experiments.inputs import Inputs, Rows
 from experiments.settings import ConfigError
 from experiments.steer.question import Question, together
 from experiments.steer.settings import SteerSettings

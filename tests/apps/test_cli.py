@@ -153,7 +153,14 @@ def test_the_main_job_runs_and_its_own_config_repeats_it(tmp_path, monkeypatch, 
     assert code == 0, err
     told = json.loads(out.strip().splitlines()[-1])
     assert set(told) == {"run", "results", "seconds"}
-    for part in ("config.toml", "results.parquet", "report.md", "environment.json", "log.txt"):
+    for part in (
+        "config.toml",
+        "results.parquet",
+        "report.md",
+        "projection.parquet",
+        "environment.json",
+        "log.txt",
+    ):
         assert (tmp_path / "one" / part).exists(), part
     again = ("run", "compare", "--config", "one/config.toml", "--out", "two", "--quiet")
     code, _, err = isogloss(monkeypatch, capsys, *again)

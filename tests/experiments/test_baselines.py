@@ -13,8 +13,8 @@ import vl_convert
 from activations import capture, open_model, random_like
 from experiments.compare import bench as benches
 from experiments.compare import findings, probing
-from experiments.compare.inputs import Inputs, read_inputs
 from experiments.figures import chart_probe_curve
+from experiments.inputs import Inputs, read_inputs
 from experiments.results import as_frame, row
 from experiments.settings import CompareSettings
 from probes import baselines, probe_sites

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.compare.bench import Bench, open_checked
-from experiments.compare.inputs import read_inputs
+from experiments.inputs import read_inputs
 from experiments.settings import CompareSettings, ConfigError
 from tests.activations.conftest import tokenizer
 from tests.activations.families import make

@@ -12,7 +12,7 @@ import torch
 
 from activations import open_model
 from experiments import ConfigError, patch
-from experiments.compare.inputs import read_inputs
+from experiments.inputs import read_inputs
 from experiments.patch import PatchSettings, run_patch
 
 SMALL: dict[str, Any] = {

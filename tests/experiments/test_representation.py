@@ -18,12 +18,12 @@ from sklearn.preprocessing import StandardScaler
 from experiments import CompareSettings
 from experiments.compare.bench import Bench
 from experiments.compare.cloud import Cloud, choose_cloud, cka_rows, exchanged
-from experiments.compare.inputs import read_inputs
 from experiments.compare.kinship import confirmed_dimensions, cross_distances, kinship_rows
-from experiments.compare.projection import projection, write_projection
+from experiments.compare.projection import projection
 from experiments.compare.reliability import held_out_probabilities
 from experiments.compare.representation import compare_representation
 from experiments.compare.subspaces import compare_subspaces
+from experiments.inputs import read_inputs
 from experiments.results import DEFAULTS, as_frame
 from geometry import joint_null
 from probes import grouped_folds
@@ -375,9 +375,8 @@ def mixed() -> pd.DataFrame:
 
 def test_points_lie_where_harm_and_variety_were_planted(tmp_path: Path) -> None:
     bench = made_bench(mixed(), tmp_path)
-    path = write_projection(bench, probed("variety", "behaviour"), tmp_path)
-    assert path is not None
-    points = pd.read_parquet(path)
+    points = projection(bench, probed("variety", "behaviour"))
+    assert points is not None
     assert len(points) == len(mixed()) and set(points["site"]) == {SITES[0]}
     held = points[~points["train"]].groupby("behaviour")["x"].mean()
     assert held["harmful"] == pytest.approx(1.0, abs=0.3)
@@ -413,4 +412,4 @@ def test_no_probe_and_no_difference_give_no_picture(tmp_path: Path) -> None:
     frame = sentences(["standard", "ash"])
     bench = made_bench(frame, tmp_path, {SITES[0]: np.ones((len(frame), D))})
     assert projection(bench, probed("variety")) is None
-    assert write_projection(bench, as_frame([]), tmp_path) is None
+    assert projection(bench, as_frame([])) is None

@@ -1,4 +1,4 @@
-"""What `compare` works on: a checked corpus, cut to size, with its train and test halves."""
+"""What an experiment works on: a checked corpus, cut to size, with its train and test halves."""
 
 from __future__ import annotations
 
