@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from activations.engines.fork_plan import Fork, Put, Record
+from activations.engines.fork_plan import Fork, Put
 from activations.engines.forks import ForkedRuns
 from activations.engines.packing import CannotPack
 from activations.errors import ModelError
@@ -25,14 +25,11 @@ class CannotFork(ModelError):
     """Why a model's runs cannot be taken up in the middle; ordinary passes serve instead."""
 
 
-class Forks:
+class Forks(ForkedRuns):
     """Runs that part from base runs where states are put in, computed from there on only.
 
     Many of them, of many texts, blocks and positions, are one pass. `Forks.of` gives them.
     """
-
-    def __init__(self, model: Model, runs: ForkedRuns) -> None:
-        self._model, self._runs = model, runs
 
     @classmethod
     def of(cls, model: Model, sites: Sequence[str]) -> Forks:
@@ -47,44 +44,22 @@ class Forks:
                 raise CannotFork("edits are open, which forks would not make")
             known = _KNOWN.setdefault(model, {})
             for site in sites:
-                kind = re.sub(r"\d+", "N", model.site(site).name)
+                kind = _kind(model.site(site).name)
                 if kind not in known:
                     known[kind] = _tried(model, site)
                 found = known[kind]
                 if isinstance(found, str):
                     raise CannotFork(found)
-            return cls(model, _RUNS[model])
-
-    def first_block(self, site: str) -> int:
-        """The first block that a change at `site` makes another; `n_layers` for none."""
-        return self._runs.first_block(site)
-
-    def record(self, ids: Sequence[Sequence[int]]) -> Record:
-        """The base runs of these texts, to part from."""
-        with self._model.lock:
-            return self._runs.record(ids, self._model.device)
-
-    def run(
-        self,
-        record: Record,
-        forks: Sequence[Fork],
-        *,
-        reads: int = 1,
-        vocabulary: Tensor | None = None,
-        grad: bool = False,
-    ) -> Tensor:
-        """Logits `[forks, reads, vocabulary]` at the last `reads` positions of each base text.
-
-        Args:
-            vocabulary: token ids, if only their logits are wanted.
-            grad: keep what gradients in the values that are put in need.
-        """
-        with self._model.lock:
-            return self._runs.run(record, forks, reads=reads, vocabulary=vocabulary, grad=grad)
+            return _RUNS[model]
 
 
-_RUNS: WeakKeyDictionary[Model, ForkedRuns] = WeakKeyDictionary()
+_RUNS: WeakKeyDictionary[Model, Forks] = WeakKeyDictionary()
 _KNOWN: WeakKeyDictionary[Model, dict[str, str | bool]] = WeakKeyDictionary()
+
+
+def _kind(site: str) -> str:
+    """The site without its block's number."""
+    return re.sub(r"\d+", "N", site)
 
 
 def _tried(model: Model, site: str) -> str | bool:
@@ -96,7 +71,7 @@ def _tried(model: Model, site: str) -> str | bool:
         return "the model predicts no next token"
     try:
         if model not in _RUNS:
-            _RUNS[model] = ForkedRuns(model.hf, engine.sites, model.n_layers)
+            _RUNS[model] = Forks(model.hf, engine.sites, model.n_layers, model.lock)
         _RUNS[model].first_block(site)
         if not _agree(model, _RUNS[model], site):
             return f"forks at {site} give other numbers than edits"
@@ -108,20 +83,18 @@ def _tried(model: Model, site: str) -> str | bool:
     return True
 
 
-def _agree(model: Model, runs: ForkedRuns, site: str) -> bool:
+def _agree(model: Model, runs: Forks, site: str) -> bool:
     """Whether forks of three short texts read as edited passes do, and an unchanged one as it is.
 
     Tried at the first, a middle and the last block that has this kind of site.
     """
-    number = re.compile(r"\d+")
-    kind = number.sub("N", site)
-    alike = [s for s in model.sites if number.sub("N", s) == kind]
+    alike = [s for s in model.sites if _kind(s) == _kind(site)]
     alike = list(dict.fromkeys([alike[0], alike[len(alike) // 2], alike[-1]]))
     size = int(model.hf.get_input_embeddings().weight.shape[0])
     drawn = torch.Generator().manual_seed(0)
     ids = [torch.randint(size, (n,), generator=drawn).tolist() for n in (9, 6, 9)]
-    record = runs.record(ids, model.device)
-    states = {s: model.activations(*model.pad(ids), [s])[s] for s in alike}
+    record = runs.record(ids)
+    states = model.activations(*model.pad(ids), alike)
     forks, wanted = [], []
     for text, at in ((0, 0), (1, 3), (2, 8)):
         tokens, mask = model.pad([ids[text]])

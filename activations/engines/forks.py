@@ -14,7 +14,7 @@ It works where `packing` does, and is used only after it gave the numbers of ord
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,14 +48,16 @@ NAME = "isogloss_forked"
 
 
 class ForkedRuns:
-    """Base runs and forks of one Hugging Face model.
+    """Base runs and forks of one Hugging Face model; every pass holds `lock`.
 
     Raises:
         CannotPack: the model's blocks or its attention do not allow it.
     """
 
-    def __init__(self, hf: Any, sites: Mapping[str, Site], n_layers: int) -> None:
-        self._sites = sites
+    def __init__(
+        self, hf: Any, sites: Mapping[str, Site], n_layers: int, lock: AbstractContextManager[Any]
+    ) -> None:
+        self._sites, self._lock = sites, lock
         self._blocks = block_paths(sites, n_layers)
         if len({p.device for p in hf.parameters()}) != 1 or any(p.is_meta for p in hf.parameters()):
             raise CannotPack("its weights lie in several places")
@@ -67,14 +69,15 @@ class ForkedRuns:
         self._head = _Head(self._model)
 
     def first_block(self, site: str) -> int:
-        """See `fork_plan.first_block`."""
+        """The first block that a change at `site` makes another; `n_layers` for none."""
         return first_block(site, self._sites, self._blocks)
 
     @torch.no_grad()
-    def record(self, ids: Sequence[Sequence[int]], device: torch.device) -> Record:
-        """The base runs of these texts."""
+    def record(self, ids: Sequence[Sequence[int]]) -> Record:
+        """The base runs of these texts, to part from."""
+        device = next(self._model.parameters()).device
         run = _Recording(Layout.of([len(one) for one in ids], device))
-        with _running(run), self._head.only(0):
+        with self._lock, _running(run), self._head.only(0):
             self._model(**packed_inputs(ids, device), use_cache=False)
         lengths = [len(one) for one in ids]
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
@@ -113,6 +116,7 @@ class ForkedRuns:
         places = [p for text, first in plan.spans for p in range(first, record.lengths[text])]
         row = torch.tensor([rows], device=device)
         with ExitStack() as held:
+            held.enter_context(self._lock)
             held.enter_context(torch.set_grad_enabled(grad))
             held.enter_context(_running(run))
             held.enter_context(self._head.only(len(plan.read), vocabulary))
