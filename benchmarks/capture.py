@@ -27,15 +27,11 @@ from torch import Tensor
 
 from activations import Model, capture, open_model
 from activations.batching import length_batches, limits
+from benchmarks.models import number_tokenizer, random_model
 from corpora import Corpus
 
 BATCH = 32
-#: hidden, layers, heads, key-value heads, MLP, vocabulary
-LLAMAS = {
-    "llama-135m": (576, 30, 9, 3, 1536, 49152),
-    "llama-1b": (2048, 16, 32, 8, 8192, 128256),
-    "llama-8b": (4096, 32, 32, 8, 14336, 128256),
-}
+CHOICES = ("gpt2-small", "llama-135m", "llama-1b", "llama-8b")
 EVERYTHING = (
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z", "pattern",
     "mlp_pre", "mlp_post",
@@ -47,8 +43,8 @@ class Work:
 
     def __init__(self, shape: str, lengths: np.ndarray, device: str, dtype: str) -> None:
         self.device = device
-        hf = _model(shape).to(device=device, dtype=getattr(torch, dtype)).eval()
-        self.model: Model = open_model(hf, tokenizer=_tokenizer(), device=device)
+        hf = random_model(shape).to(device=device, dtype=getattr(torch, dtype)).eval()
+        self.model: Model = open_model(hf, tokenizer=number_tokenizer(), device=device)
         rng = np.random.default_rng(0)
         self.ids = [rng.integers(3, 1000, n).tolist() for n in lengths]
         self.corpus = Corpus.from_texts([" ".join(map(str, i)) for i in self.ids])
@@ -159,35 +155,6 @@ class Work:
         return {s: np.zeros((len(self.ids), self.model.d_model), np.float32) for s in self.sites}
 
 
-def _model(shape: str) -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    if shape == "gpt2-small":
-        return GPT2LMHeadModel(GPT2Config())
-    hidden, layers, heads, groups, mlp, vocabulary = LLAMAS[shape]
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary, hidden_size=hidden, intermediate_size=mlp,
-            num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=groups,
-            max_position_embeddings=4096,
-        )
-    )  # fmt: skip
-
-
-def _tokenizer() -> Any:
-    """A word for each number, so that texts have the very tokens that were drawn."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"<unk>": 0, "<pad>": 1, "<eos>": 2} | {str(i): i for i in range(3, 1000)}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>"
-    )
-
-
 def lengths_of(kind: str, texts: int) -> np.ndarray | None:
     """Token counts of `texts` texts: log-normal, even, or those of a real corpus if it is there."""
     rng = np.random.default_rng(1)
@@ -287,7 +254,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="")
-    parser.add_argument("--shape", action="append", choices=["gpt2-small", *LLAMAS])
+    parser.add_argument("--shape", action="append", choices=CHOICES)
     parser.add_argument("--texts", type=int, default=0)
     parser.add_argument("--lengths", action="append", choices=["lognormal", "even", "real"])
     options = parser.parse_args()

@@ -27,17 +27,12 @@ import torch
 from torch import Tensor
 
 from activations import Model, open_model
-from benchmarks.capture import _tokenizer
+from benchmarks.models import SHAPES, WORDS, number_tokenizer, random_model
 from interventions import LogitDifference, patch_sweep
 
 PAIRS = 8
-_WORDS = 1000  # that the tokenizer knows
-#: hidden, layers, heads, MLP, vocabulary; the first is GPT-2 small, the last a Llama of 7 billion.
-SHAPES = {
-    "gpt2-small": (768, 12, 12, 3072, 50257),
-    "tiny": (128, 4, 4, 512, 2000),
-    "llama-7b": (4096, 32, 32, 11008, 32000),
-}
+#: GPT-2 small is the main one; a Llama of 7 billion is for a GPU.
+CHOICES = ("gpt2-small", "gpt2-tiny", "llama-7b")
 
 
 class Work:
@@ -47,17 +42,17 @@ class Work:
     """
 
     def __init__(self, shape: str, length: int, first: int, device: str, dtype: str) -> None:
-        self.device, self.first, self.length = device, first, length
-        hf = _model(shape).to(device=device, dtype=getattr(torch, dtype)).eval()
-        self.model: Model = open_model(hf, tokenizer=_tokenizer(), device=device)
+        self.shape, self.device, self.first, self.length = shape, device, first, length
+        hf = random_model(shape).to(device=device, dtype=getattr(torch, dtype)).eval()
+        self.model: Model = open_model(hf, tokenizer=number_tokenizer(), device=device)
         self.layers = self.model.n_layers
         rng = np.random.default_rng(0)
         size = int(hf.config.vocab_size)
-        self.base = torch.tensor(rng.integers(3, _WORDS, (PAIRS, length)), device=device)
+        self.base = torch.tensor(rng.integers(3, WORDS, (PAIRS, length)), device=device)
         self.source = self.base.clone()
         # One token differs, as in a swap of names, and the rest is the same; or all of them do.
         new = slice(first, first + 1 if first else length)
-        self.source[:, new] = (self.base[:, new] - 2) % (_WORDS - 3) + 3
+        self.source[:, new] = (self.base[:, new] - 2) % (WORDS - 3) + 3
         self.words = torch.tensor(rng.integers(3, size, (PAIRS, 2)), device=device)
         self.words[:, 1] = (self.words[:, 0] + 1 + self.words[:, 1] % (size - 5)) % size
         self._traced: Any = None
@@ -72,7 +67,7 @@ class Work:
         """(layer, position), every so many of them."""
         return list(product(range(self.layers), range(self.length)))[::every]
 
-    def ours(self, passes: str = "auto") -> Any:
+    def ours(self) -> Any:
         """`patch_sweep`, from token ids to the table and its intervals."""
         words = self.words.tolist()
         metric = LogitDifference([w[0] for w in words], [w[1] for w in words])
@@ -87,7 +82,6 @@ class Work:
             max_positions=self.length,
             metric=metric,
             align=lambda base, source: np.arange(len(base)),
-            passes=passes,  # type: ignore[arg-type]
         )
 
     @torch.no_grad()
@@ -139,7 +133,8 @@ class Work:
                 warnings.simplefilter("ignore")
                 self._traced = TransformersModel(self.model.hf, tokenizer=self.model.tokenizer)
         traced, base = self._traced, {"input_ids": self.base}
-        states = self.model.activations(self.source, None, self._sites())
+        sites = self.model.resolve_sites("resid_pre")
+        states = self.model.activations(self.source, None, sites)
         found = []
         for layer, position in cells:
             new = states[f"blocks.{layer}.hook_resid_pre"][:, position]
@@ -149,9 +144,6 @@ class Work:
             found.append(self.metric(logits).cpu().numpy())
         return np.array(found)
 
-    def _sites(self) -> list[str]:
-        return self.model.resolve_sites("resid_pre")
-
     def table(self, sweep: Any) -> np.ndarray:
         """Values of a sweep, `[layers, positions, pairs]`."""
         frame = sweep.frame
@@ -159,39 +151,6 @@ class Work:
         at = (frame["layer"], self.length - 1 - frame["position"], frame["pair"])
         found[tuple(x.to_numpy() for x in at)] = frame["value"]
         return found
-
-
-def _model(shape: str) -> Any:
-    hidden, layers, heads, mlp, vocabulary = SHAPES[shape]
-    torch.manual_seed(0)
-    if shape.startswith("llama"):
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=vocabulary,
-                hidden_size=hidden,
-                intermediate_size=mlp,
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-                bos_token_id=None,
-                pad_token_id=0,
-            )
-        )
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=vocabulary,
-            n_embd=hidden,
-            n_layer=layers,
-            n_head=heads,
-            n_inner=mlp,
-            bos_token_id=None,
-            eos_token_id=1,
-            pad_token_id=0,
-        )
-    )
 
 
 def _blocks(model: Any) -> Any:
@@ -204,10 +163,11 @@ def operations(work: Work) -> dict[str, float]:
     Fewest: blocks above the patch, positions from the patch on, of the last block keys and values
     alone but for the last token, no cell whose states are the same, and two logits a cell.
     """
-    hidden, layers, _, mlp, vocabulary = SHAPES[_shape_of(work)]
-    block = 4 * hidden**2 + (3 if _shape_of(work).startswith("llama") else 2) * hidden * mlp
+    shape = SHAPES[work.shape]
+    hidden, layers = shape.hidden, shape.layers
+    block = 4 * hidden**2 + (3 if shape.groups else 2) * hidden * shape.mlp
     length, first = work.length, work.first
-    whole = layers * length * block + length * hidden * vocabulary
+    whole = layers * length * block + length * hidden * shape.vocabulary
     fewest = 0.0
     for layer in range(layers):
         for position in range(first, length):
@@ -217,11 +177,6 @@ def operations(work: Work) -> dict[str, float]:
             fewest += (layers - layer - 1) * suffix * block + suffix * 2 * hidden**2 + block
             fewest += 2 * hidden
     return {"all_cells": layers * length, "fewest": fewest / whole}
-
-
-def _shape_of(work: Work) -> str:
-    hidden = work.model.d_model
-    return next(name for name, shape in SHAPES.items() if shape[0] == hidden)
 
 
 def compare(
@@ -262,9 +217,9 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every cell for the peers, too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--shape", choices=list(SHAPES))
+    parser.add_argument("--shape", choices=CHOICES)
     options = parser.parse_args()
-    shape = options.shape or ("tiny" if options.quick else "gpt2-small")
+    shape = options.shape or ("gpt2-tiny" if options.quick else "gpt2-small")
     runs = 1 if options.quick else 3
     every = 1 if options.all else (7 if options.quick else 31)
     print(machine())
