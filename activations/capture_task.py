@@ -7,30 +7,19 @@ from pathlib import Path
 
 from activations.errors import CaptureError
 from activations.job import Job
-from activations.reopening import Reopening
+from activations.reopening import ModelTask
 from activations.shards import write_shard
 from activations.streaming import Tuning, stream_shards
 
 
 @dataclass(frozen=True, eq=False)
-class CaptureTask:
+class CaptureTask(ModelTask):
     """What a worker needs to compute shards of a capture into its store's `folder`."""
 
-    model: Reopening
     job: Job
     folder: Path
     capture: str
     tuning: Tuning
-
-    @property
-    def threads(self) -> int:
-        """See `Task`."""
-        return self.model.threads
-
-    @property
-    def gpus(self) -> int:
-        """See `Task`."""
-        return self.model.gpus
 
     def compute(self, piece: int, device: str) -> None:
         """See `Task.compute`."""

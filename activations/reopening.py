@@ -79,6 +79,23 @@ class Reopening:
         return model
 
 
+@dataclass(frozen=True, eq=False)
+class ModelTask:
+    """The part of a `Task` that says what a process which opens `model` takes."""
+
+    model: Reopening
+
+    @property
+    def threads(self) -> int:
+        """See `Task`."""
+        return self.model.threads
+
+    @property
+    def gpus(self) -> int:
+        """See `Task`."""
+        return self.model.gpus
+
+
 @lru_cache(maxsize=1)
 def _opened(origin: str, device: str) -> Model:
     from activations.loading import open_model

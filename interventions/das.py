@@ -10,7 +10,7 @@ shape with random weights; a subspace that needs no search; random ones; and the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,7 +127,7 @@ def distributed_alignment_search(
     basis, curve = _search(data, train, settings, seed)
     size = basis.shape[1]
     found = _accuracy(data, basis, test, names)
-    rows = list(_controls(data, model, size, train, test, names, random_draws, seed))
+    rows = list(_controls(data, size, train, test, names, random_draws, seed))
     if trained_controls:
         told = replace(settings, k=size)
         rows += _trained_controls(data, model, told, train, test, names, seed, positions)
@@ -229,14 +229,13 @@ def _row(control: str, draw: int, estimate: Estimate) -> dict[str, Any]:
 
 def _controls(
     data: Interchanges,
-    model: Model,
     k: int,
     train: np.ndarray,
     test: np.ndarray,
     names: np.ndarray,
     random_draws: int,
     seed: int,
-) -> Any:
+) -> Iterator[dict[str, Any]]:
     """What needs no search: the whole state, the classes' means, random subspaces."""
     whole = torch.eye(data.d)
     yield _row("whole_state", 0, _accuracy(data, whole, test, names))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from activations.reopening import ModelTask, Reopening
 from geometry import Subspace
 from interventions.cells import Align, Case, cells_of, make_cases
 from interventions.errors import EditError
@@ -23,7 +24,6 @@ from interventions.sweep_store import SweepStore
 
 if TYPE_CHECKING:
     from activations import Model, Workers
-    from activations.reopening import Reopening
     from interventions.patching import Passes
 
 
@@ -72,22 +72,11 @@ class SweepPlan:
 
 
 @dataclass(frozen=True, eq=False)
-class SweepTask:
+class SweepTask(ModelTask):
     """The pieces of a sweep that workers compute into its store."""
 
-    model: Reopening
     plan: SweepPlan
     store: SweepStore
-
-    @property
-    def threads(self) -> int:
-        """See `Task`."""
-        return self.model.threads
-
-    @property
-    def gpus(self) -> int:
-        """See `Task`."""
-        return self.model.gpus
 
     def compute(self, piece: int, device: str) -> Work:
         """See `Task.compute`."""
@@ -140,8 +129,6 @@ def share_pieces(
         EditError: a metric or an alignment that they cannot be sent.
         CaptureError: workers that cannot open the model.
     """
-    from activations.reopening import Reopening
-
     assert store.folder is not None
     _require_portable("metric", plan.metric)
     _require_portable("align", plan.align)
