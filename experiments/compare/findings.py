@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.compare import layer_findings
+from experiments.figures.look import control, figure, plain
 
 
 def sentences(results: pd.DataFrame, standard: str) -> list[str]:
@@ -51,7 +52,7 @@ def caveats(results: pd.DataFrame) -> list[str]:
             "Refused and answered requests are largely the harmful and the harmless ones, so "
             "their two directions come close to each other by construction."
         )
-    if _plain(results, "recovered_fraction").shape[0]:
+    if plain(results, "recovered_fraction").shape[0]:
         said.append(
             "A recovered fraction below zero means that the patch moved the run away from the "
             "standard's; the shortest sentence pairs were patched."
@@ -61,47 +62,33 @@ def caveats(results: pd.DataFrame) -> list[str]:
 
 def best_site(results: pd.DataFrame, measure: str) -> str | None:
     """The site where the measure itself is highest."""
-    frame = _plain(results, measure)
+    frame = plain(results, measure)
     return None if frame.empty else str(frame.loc[frame["value"].idxmax(), "site"])
 
 
 def pairs_of_varieties(results: pd.DataFrame) -> bool:
     """Whether any two different varieties' subspaces were compared."""
-    return not _plain(results, "subspace_overlap").empty
-
-
-def _plain(results: pd.DataFrame, measure: str) -> pd.DataFrame:
-    return results[(results["measure"] == measure) & (results["control"] == "")]
-
-
-def _control(results: pd.DataFrame, measure: str, control: str) -> pd.DataFrame:
-    return results[(results["measure"] == measure) & (results["control"] == control)]
-
-
-def _figure(row: pd.Series) -> str:
-    if np.isnan(row["low"]):
-        return f"{row['value']:.2f}"
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return not plain(results, "subspace_overlap").empty
 
 
 def _probe(results: pd.DataFrame, kind: str) -> Iterator[str]:
     measure = f"{kind}_probe_accuracy"
-    frame = _plain(results, measure)
+    frame = plain(results, measure)
     if frame.empty:
         return
     best = frame.loc[frame["value"].idxmax()]
-    chance = _control(results, measure, "chance")["value"].iloc[0]
-    control = _control(results, measure, "control_task").set_index("site")
-    there = control.loc[best["site"]]
+    chance = control(results, measure, "chance")["value"].iloc[0]
+    tasks = control(results, measure, "control_task").set_index("site")
+    there = tasks.loc[best["site"]]
     sentence = (
         f"{kind.capitalize()} can be read best at `{best['site']}`: balanced accuracy "
-        f"{_figure(best)} over {best['n']} groups, where chance is {chance:.2f} and the control "
-        f"task reaches {_figure(there)}"
+        f"{figure(best)} over {best['n']} groups, where chance is {chance:.2f} and the control "
+        f"task reaches {figure(there)}"
     )
     if not np.isnan(best["p"]):
         sentence += f" (p = {best['p']:.3g}, corrected over layers)"
     yield sentence + "."
-    ceiling = _control(results, measure, "bayes_ceiling")
+    ceiling = control(results, measure, "bayes_ceiling")
     if len(ceiling):
         yield (
             f"The grammar allows {ceiling['value'].iloc[0]:.2f} at most; the best layer reaches "
@@ -112,14 +99,14 @@ def _probe(results: pd.DataFrame, kind: str) -> Iterator[str]:
     first = frame.iloc[0]
     if first["site"].startswith("blocks.0.hook_resid_pre"):
         yield (
-            f"At the embedding, before any context, {kind} is read with {_figure(first)} "
+            f"At the embedding, before any context, {kind} is read with {figure(first)} "
             f"(chance {chance:.2f})."
         )
 
 
 def _beside_text(results: pd.DataFrame, measure: str, best: pd.Series, kind: str) -> str:
-    text = _control(results, measure, "text_ngrams").iloc[0]
-    said = f"Character n-grams of the text alone give {_figure(text)} for {kind}: "
+    text = control(results, measure, "text_ngrams").iloc[0]
+    said = f"Character n-grams of the text alone give {figure(text)} for {kind}: "
     if text["low"] > best["value"]:
         return said + "more than any layer, so the text suffices and the probe adds nothing to it."
     if text["value"] >= best["low"]:
@@ -139,12 +126,12 @@ _UNLEARNED = {
 def _beyond(results: pd.DataFrame, measure: str, best: pd.Series, kind: str) -> str:
     """Whether the best layer stands above all that needs no learning, each at its own best."""
     below, level = [], []
-    for control, name in _UNLEARNED.items():
-        rows = _control(results, measure, control)
+    for baseline, name in _UNLEARNED.items():
+        rows = control(results, measure, baseline)
         if len(rows):
             most = rows.loc[rows["value"].idxmax()]
             part = below if most["value"] < best["low"] else level
-            part.append(f"{name} ({_figure(most)})")
+            part.append(f"{name} ({figure(most)})")
     said = f"{kind.capitalize()} is "
     if below:
         said += f"read beyond {_listed(below)}"
@@ -158,25 +145,25 @@ def _listed(names: list[str]) -> str:
 
 
 def _overlap(results: pd.DataFrame) -> Iterator[str]:
-    frame = _plain(results, "subspace_overlap")
+    frame = plain(results, "subspace_overlap")
     if frame.empty:
         return
     site = best_site(results, "variety_probe_accuracy")
     here = frame[frame["site"] == site] if site in set(frame["site"]) else frame
     site = str(here["site"].iloc[0])
     most, least = here.loc[here["value"].idxmax()], here.loc[here["value"].idxmin()]
-    null = _control(results, "subspace_overlap", "covariance_null").set_index("site").loc[site]
-    plain = _control(results, "subspace_overlap", "random_subspace").set_index("site").loc[site]
+    null = control(results, "subspace_overlap", "covariance_null").set_index("site").loc[site]
+    chance = control(results, "subspace_overlap", "random_subspace").set_index("site").loc[site]
     yield (
         f"At `{site}`, {most['variety']} and {most['reference']} share most of their subspaces "
-        f"({_figure(most)}), {least['variety']} and {least['reference']} least "
-        f"({_figure(least)}); random subspaces share {plain['value']:.2f} (up to "
-        f"{plain['high']:.2f}), subspaces drawn from the data's own spread {null['value']:.2f} "
+        f"({figure(most)}), {least['variety']} and {least['reference']} least "
+        f"({figure(least)}); random subspaces share {chance['value']:.2f} (up to "
+        f"{chance['high']:.2f}), subspaces drawn from the data's own spread {null['value']:.2f} "
         f"(up to {null['high']:.2f})."
     )
     above = int((here["low"] > null["high"]).sum())
     yield f"Of {len(here)} pairs there, {above} lie wholly above the stricter of the two nulls."
-    plan = _plain(results, "overlap_plan_correlation")
+    plan = plain(results, "overlap_plan_correlation")
     plan = plan[plan["site"] == site].set_index("reference")
     for reference, words in (
         ("planted_similarity", "the similarity planted by the grammar"),
@@ -186,40 +173,40 @@ def _overlap(results: pd.DataFrame) -> Iterator[str]:
         if reference in plan.index:
             r = plan.loc[reference]
             yield (
-                f"Overlap follows {words}: Spearman {_figure(r)}, permutation p = {r['p']:.3g} "
+                f"Overlap follows {words}: Spearman {figure(r)}, permutation p = {r['p']:.3g} "
                 f"({'above' if r['p'] < 0.05 else 'not above'} its null)."
             )
 
 
 def _directions(results: pd.DataFrame) -> Iterator[str]:
-    frame = _plain(results, "direction_cosine")
+    frame = plain(results, "direction_cosine")
     if len(frame):
         last = frame.iloc[-1]
         yield (
             f"The refusal direction (refused minus answered) and the harmful direction (harmful "
-            f"minus harmless) have cosine {_figure(last)} at `{last['site']}`."
+            f"minus harmless) have cosine {figure(last)} at `{last['site']}`."
         )
-    elif len(_plain(results, "refusal_rate")):
+    elif len(plain(results, "refusal_rate")):
         yield (
             "The model refused, or answered, too few requests for a refusal direction of its own; "
             "the harmful direction (harmful minus harmless) stands in for it below."
         )
-    frame = _plain(results, "direction_subspace_cosine")
+    frame = plain(results, "direction_subspace_cosine")
     if len(frame):
         site = frame["site"].iloc[-1]
         here = frame[frame["site"] == site]
         most = here.loc[here["value"].idxmax()]
-        null = _control(results, "direction_subspace_cosine", "covariance_null")
+        null = control(results, "direction_subspace_cosine", "covariance_null")
         null = null.set_index("site").loc[site]
         yield (
             f"Of the varieties' subspaces, that of {most['variety']} lies nearest to the harmful "
-            f"direction at `{site}`: cosine {_figure(most)}, where the data's own spread gives "
+            f"direction at `{site}`: cosine {figure(most)}, where the data's own spread gives "
             f"{null['value']:.2f} (up to {null['high']:.2f})."
         )
 
 
 def _ablation(results: pd.DataFrame, standard: str) -> Iterator[str]:
-    frame = _plain(results, "loss_change")
+    frame = plain(results, "loss_change")
     if frame.empty:
         return
     own = frame[frame["edit"] == "ablate(variety:" + frame["variety"] + ")"]
@@ -228,7 +215,7 @@ def _ablation(results: pd.DataFrame, standard: str) -> Iterator[str]:
         & (frame["variety"] != standard)
     ]
     cost = frame[frame["variety"] == standard]
-    chance = _control(results, "loss_change", "random_subspace")
+    chance = control(results, "loss_change", "random_subspace")
     worst = own.loc[own["value"].idxmax()]
     sentence = (
         "Taking a variety's subspace out of every block changes the loss on that variety by "
@@ -250,7 +237,7 @@ def _refusal(results: pd.DataFrame) -> Iterator[str]:
     table = frame.set_index(["edit", "control", "behaviour"])
 
     def rate(edit: str, control: str, behaviour: str) -> str:
-        return _figure(table.loc[(edit, control, behaviour)])
+        return figure(table.loc[(edit, control, behaviour)])
 
     yield (
         f"On held-out requests the model refuses {rate('', '', 'harmful')} of the harmful and "
@@ -269,14 +256,14 @@ def _refusal(results: pd.DataFrame) -> Iterator[str]:
         )
     added = table.loc[("add(refusal)", "", "harmless")]
     yield (
-        f"Adding the direction at `{added['site']}` makes it refuse {_figure(added)} of the "
+        f"Adding the direction at `{added['site']}` makes it refuse {figure(added)} of the "
         f"harmless ones; a random direction of the same length "
         f"{rate('add(refusal)', 'random_subspace', 'harmless')}."
     )
 
 
 def _patching(results: pd.DataFrame, standard: str) -> Iterator[str]:
-    frame = _plain(results, "recovered_fraction")
+    frame = plain(results, "recovered_fraction")
     if frame.empty:
         return
     mean = frame.groupby(["site", "layer", "position"], as_index=False)["value"].mean()
