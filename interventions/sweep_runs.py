@@ -168,10 +168,8 @@ class ForkedCases(Runs):
             part = list(tasks[start:end])
             try:
                 logits = self._run(self._base, [Fork(self._owner(t), t.puts) for t in part])
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not out_of_memory(error) or len(part) == 1:
-                    raise
-                most = max(1, len(part) // 2)
+            except _SHORT as error:
+                most = _halved(len(part), error)
                 continue
             yield part, logits
             start = end
@@ -202,10 +200,8 @@ class WholePasses(Runs):
                 part = ones[start : start + size]
                 try:
                     logits = self._patched(case, part)
-                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error) or len(part) == 1:
-                        raise
-                    size = max(1, len(part) // 2)
+                except _SHORT as error:
+                    size = _halved(len(part), error)
                     continue
                 yield part, logits
                 start += len(part)
@@ -221,6 +217,17 @@ class WholePasses(Runs):
 
     def _logits(self, ids: list[list[int]], case: Case) -> Tensor:
         return self._cut(self.model.logits(*self.model.pad(ids)), case)
+
+
+#: What a pass that is too large may raise.
+_SHORT = (torch.OutOfMemoryError, MemoryError, RuntimeError)
+
+
+def _halved(runs: int, error: BaseException) -> int:
+    """Half as many runs; raises the error where memory is not what lacks, or one is too many."""
+    if not out_of_memory(error) or runs == 1:
+        raise error
+    return runs // 2
 
 
 def _together(puts: Sequence[Put]) -> Replacement:
