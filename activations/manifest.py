@@ -136,8 +136,7 @@ def begin(folder: Path, manifest: Mapping[str, Any], rows: pd.DataFrame) -> dict
             write_manifest(folder, planned)
         elif not (folder / "manifest.json").exists():
             raise StoreError(f"{folder} is not empty and not a store; name another folder.")
-        remove_partials(folder)
-        remove_partials(folder / "shards")
+        _remove_unfinished(folder)
         found = read_manifest(folder)
         _refuse_other(folder, found, planned)
         if found["complete"]:
@@ -242,7 +241,14 @@ def finish(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
             found = {**found, "complete": True, "shards": shards}
             write_manifest(folder, found)
     _remove_records(folder, found)
+    _remove_unfinished(folder)
     return found
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """What writers that were killed left of a file; another has written it since, or will."""
+    remove_partials(folder)
+    remove_partials(folder / "shards")
 
 
 def _remove_records(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from activations.atomic import write_whole
+from activations.atomic import remove_partials, write_whole
 from interventions.cells import Case
 from interventions.errors import EditError
 
@@ -73,6 +73,7 @@ class SweepStore:
                     f"{path} holds a sweep with other {', '.join(other)}: give another folder, or "
                     "delete this one."
                 )
+            remove_partials(path)
         elif path.exists() and any(path.iterdir()):
             raise EditError(f"{path} holds no sweep and is not empty: give another folder.")
         else:

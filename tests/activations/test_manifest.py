@@ -50,6 +50,22 @@ def test_the_manifest_is_written_at_the_beginning_and_at_the_end_alone(tmp_path)
     assert missing(tmp_path, ended) == [] and undone(tmp_path, ended) == []
 
 
+def test_what_a_killed_worker_left_unfinished_goes_when_the_others_have_ended(tmp_path):
+    source = made()
+    begun = source.begin(tmp_path)
+    keep(source, tmp_path, [0, 1, 2, 3])
+    program = (
+        "import sys; from pathlib import Path; from activations.atomic import write_whole\n"
+        "def blocks():\n    yield b'half'\n    import os; os._exit(1)\n"
+        "write_whole(Path(sys.argv[1]), blocks())"
+    )
+    for place in (shard_path(tmp_path, 2), tmp_path / "rows.parquet"):
+        subprocess.run([sys.executable, "-c", program, str(place)], check=False)
+    assert len(list(tmp_path.rglob("*.partial"))) == 2
+    finish(tmp_path, begun)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 def test_two_processes_may_end_the_same_capture_at_once(tmp_path, monkeypatch):
     """The other ends it after this one has read the manifest, and takes the records with it."""
     source = made()
