@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test lint types contracts check format clean
+.PHONY: help .venv demo test lint types contracts check format notebooks clean
 
 help:
 	@echo "make demo     install, then compare varieties on organism/base and organism/aligned"
 	@echo "make test     install, then run the whole test suite"
 	@echo "make check    lint, types and import contracts"
+	@echo "make notebooks   run the notebooks again, keep what they show"
 	@echo "make format   let ruff rewrite what it can"
 	@echo "make clean    remove the environment, the demo's runs and the caches"
 
@@ -36,6 +37,9 @@ demo: $(READY)
 # A process a core: every test keeps to one thread. Files stay whole, since their fixtures are dear.
 test: $(READY)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+notebooks: $(READY)
+	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 lint: $(READY)
 	@$(BIN)/ruff check .
