@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +51,13 @@ class EditedModel:
         return f"EditedModel({type(self.hf).__name__}, {self.provenance.get('kind', 'edited')})"
 
 
-def save_edited(edited: EditedModel, folder: str | Path, *, tokenizer: Any = None) -> Path:
+def save_edited(
+    edited: EditedModel,
+    folder: str | Path,
+    *,
+    tokenizer: Any = None,
+    beside: Callable[[Path], None] | None = None,
+) -> Path:
     """Write an ordinary Hugging Face folder, with `isogloss_edit.json` beside the weights.
 
     `AutoModelForCausalLM.from_pretrained(folder)` and `open_model(folder)` read it. It is whole or
@@ -60,6 +66,7 @@ def save_edited(edited: EditedModel, folder: str | Path, *, tokenizer: Any = Non
     Args:
         folder: new, or empty.
         tokenizer: in place of the one that came with the model.
+        beside: writes further files into the folder, before it has its name.
 
     Raises:
         EditError: no tokenizer, or a folder that holds something.
@@ -79,6 +86,8 @@ def save_edited(edited: EditedModel, folder: str | Path, *, tokenizer: Any = Non
             reader.save_pretrained(partial)
         said = json.dumps(dict(edited.provenance), indent=2, sort_keys=True, ensure_ascii=False)
         (partial / PROVENANCE).write_text(said + "\n", encoding="utf-8")
+        if beside is not None:
+            beside(partial)
         if path.exists():
             path.rmdir()
         partial.replace(path)
