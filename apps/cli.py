@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +43,7 @@ def _run_command(experiment: Experiment) -> Callable[..., None]:
     """The command that runs one experiment; all take the same options."""
 
     def command(
+        context: typer.Context,
         model: ModelOption = None,
         corpus: CorpusOption = None,
         standard: Annotated[str | None, typer.Option(help="Which variety is the standard.")] = None,
@@ -81,6 +82,7 @@ def _run_command(experiment: Experiment) -> Callable[..., None]:
             "store": store,
             "trust_remote_code": trust_remote_code,
         }
+        options |= _by_position(experiment, context.args, options, assign or ())
         settings = experiment.settings.read(config, options=options, assignments=assign or ())
         run = experiment.run(settings, out=out, progress=not quiet)
         if not quiet and not as_json:
@@ -98,8 +100,43 @@ def _run_command(experiment: Experiment) -> Callable[..., None]:
     return command
 
 
+def _by_position(
+    experiment: Experiment,
+    given: Sequence[str],
+    options: Mapping[str, Any],
+    assignments: Sequence[str],
+) -> dict[str, str]:
+    """What was given without a name, as options; other experiments than `diff` take none.
+
+    Raises:
+        ConfigError: more or fewer than the experiment takes, or a model that was named too.
+    """
+    wanted = experiment.positionals
+    if not given:
+        return {}
+    from experiments.settings import ConfigError
+
+    if len(given) != len(wanted):
+        raise ConfigError(
+            f"{experiment.name} takes {' and '.join(w.upper() for w in wanted)}, and {len(given)} "
+            f"{'was' if len(given) == 1 else 'were'} given: {' '.join(given)}."
+        )
+    told = {text.partition("=")[0].strip() for text in assignments}
+    named = next((n for n in wanted if options.get(n) is not None or n in told), None)
+    if named:
+        place = given[wanted.index(named)]
+        raise ConfigError(f"{named.upper()} is given twice, by its name and as {place!r}.")
+    return dict(zip(wanted, given, strict=True))
+
+
 for _experiment in EXPERIMENTS.values():
-    run_app.command(_experiment.name, help=_experiment.about)(_run_command(_experiment))
+    _places = " ".join(name.upper() for name in _experiment.positionals)
+    run_app.command(
+        _experiment.name,
+        help=_experiment.about,
+        options_metavar=f"[{_places}] [OPTIONS]" if _places else "[OPTIONS]",
+        context_settings={"allow_extra_args": bool(_places)},
+    )(_run_command(_experiment))
 
 
 @app.command()

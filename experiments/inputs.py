@@ -18,6 +18,14 @@ Rows = Int[np.ndarray, " rows"]
 
 
 @dataclass(frozen=True)
+class Pairing:
+    """Parallel rows: `rows[v][g]` is the row of variety v in the g-th group that all share."""
+
+    groups: tuple[str, ...]
+    rows: dict[str, Rows]
+
+
+@dataclass(frozen=True)
 class Inputs:
     """A corpus and how it is used. Row numbers are positions in `corpus.frame`."""
 
@@ -40,6 +48,15 @@ class Inputs:
     @property
     def behaviour_rows(self) -> Rows:
         return self.corpus.behaviour_rows()
+
+    def parallel(self, varieties: tuple[str, ...] | None = None) -> Pairing:
+        """The groups that hold the standard and each of `varieties` (all dialects, if not said)."""
+        wanted = (self.standard, *(varieties or self.dialects))
+        rows = self.variety_rows
+        frame = self.corpus.frame.iloc[rows][["variety", "group"]].assign(row=rows)
+        table = frame.pivot_table(index="group", columns="variety", values="row", aggfunc="first")
+        whole = table[list(wanted)].dropna().astype(int)
+        return Pairing(tuple(whole.index), {v: whole[v].to_numpy() for v in wanted})
 
     def requests(self, behaviour: str, *, train: bool, most: int) -> Rows:
         """Rows of one behaviour on one side of the split, at most `most`, evenly spaced."""

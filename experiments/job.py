@@ -30,7 +30,9 @@ class Report:
     Attributes:
         figures: title and chart by the file's stem.
         captions: a sentence above some of them, by the same stem.
-        beside: tables that the run directory keeps beside the results, by the file's name.
+        beside: tables that the run directory keeps beside the results, by the file's name
+            (Parquet, or CSV by its ending).
+        tables: those that the report shows, their cells in words, by their headings.
     """
 
     title: str
@@ -42,6 +44,7 @@ class Report:
     left_out: Sequence[str] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def conduct(
@@ -84,6 +87,7 @@ def conduct(
             dtype=str(model.dtype),
             **environment(work),
         )
+        del model  # held on by the work, if that needs it still
         results = run.finish(measure(work, run))
         say(progress, "Drawing figures")
         _write(run.path, name, settings.seed, report(work, results))
@@ -101,6 +105,13 @@ def say(progress: bool, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def _table(frame: pd.DataFrame) -> list[str]:
+    """A frame as a table in Markdown."""
+    rows = [list(map(str, frame.columns)), ["---"] * frame.shape[1]]
+    rows += [[str(cell).replace("|", "\\|") for cell in line] for line in frame.to_numpy()]
+    return [f"| {' | '.join(line)} |" for line in rows]
+
+
 def _write(path: Path, name: str, seed: int, told: Report) -> None:
     """Tables and figures, and then the report, whose presence says that the run is done."""
     from experiments.figures import save_chart
@@ -111,6 +122,8 @@ def _write(path: Path, name: str, seed: int, told: Report) -> None:
     lines += [f"- {sentence}" for sentence in told.findings]
     if told.left_out:
         lines += ["", "## Left out", "", *(f"- {said}" for said in told.left_out)]
+    for heading, frame in told.tables.items():
+        lines += ["", f"## {heading}", "", *_table(frame)]
     lines += ["", "## Figures", ""]
     for stem, (title, chart) in told.figures.items():
         save_chart(chart, path / "figures" / stem)

@@ -22,6 +22,7 @@ class Experiment:
 
     Attributes:
         about: one sentence, for help.
+        positionals: settings that the command line also takes without their names, all or none.
         settings_at, run_at: `module:name` of the class of its settings, and of the function that
             takes them with `out` and `progress` and returns a `Run`.
     """
@@ -30,6 +31,7 @@ class Experiment:
     about: str
     settings_at: str
     run_at: str
+    positionals: tuple[str, ...] = ()
 
     @property
     def settings(self) -> type[Settings]:
@@ -80,6 +82,19 @@ EXPERIMENTS: dict[str, Experiment] = {
             "How refusal and varieties follow the strength of steering, and what it costs.",
             "experiments.steer:SteerSettings",
             "experiments.steer:run_steer",
+        ),
+        Experiment(
+            "restore",
+            "Whether few weights of the aligned model give lost refusals back, and at what cost.",
+            "experiments.restore:RestoreSettings",
+            "experiments.restore:run_restore",
+        ),
+        Experiment(
+            "diff",
+            "What differs between two models: one table, with intervals, of before and after.",
+            "experiments.diff:DiffSettings",
+            "experiments.diff.job:run_diff",
+            positionals=("model", "after"),
         ),
     )
 }

@@ -68,8 +68,14 @@ def as_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Write whole, then rename, so that a killed run leaves no half-written table."""
+    """Write whole, then rename, so that a killed run leaves no half-written table.
+
+    Parquet, unless the name ends in `.csv`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    frame.to_parquet(partial, index=False)
+    if path.suffix == ".csv":
+        frame.to_csv(partial, index=False)
+    else:
+        frame.to_parquet(partial, index=False)
     partial.replace(path)

@@ -57,7 +57,7 @@ def compare_directions(bench: Bench) -> Iterator[dict[str, Any]]:
         pooled = np.cov(np.concatenate([x[harmful], x[harmless]]), rowvar=False)
         if both:
             yield from _between(bench, x, (harmful, harmless), (refused, answered), where)
-            yield from _cosine_nulls(bench, "direction_cosine", pooled, 1, where)
+            yield from cosine_nulls(bench.settings, "direction_cosine", pooled, 1, where)
         if bench.inputs.corpus.has_varieties:
             yield from _with_varieties(bench, site, pooled, where)
     yield from over_layers(bench, request_rows(bench, train=True), request_rows(bench, train=False))
@@ -73,9 +73,9 @@ def _between(
     groups = bench.inputs.corpus.frame["group"].to_numpy()
 
     def cosine(weight: np.ndarray) -> float:
-        return _cosine(_contrast(x, by_request, weight), _contrast(x, by_reply, weight))
+        return cosine_of(contrast(x, by_request, weight), contrast(x, by_reply, weight))
 
-    estimate = _group_bootstrap(cosine, groups, np.concatenate(by_request), len(x), bench.settings)
+    estimate = group_bootstrap(cosine, groups, np.concatenate(by_request), len(x), bench.settings)
     yield row(
         "direction_cosine",
         estimate,
@@ -100,10 +100,10 @@ def _with_varieties(
             continue  # nothing differs at this site, so there is no subspace to compare with
 
         def share(weight: np.ndarray, basis: np.ndarray = basis) -> float:
-            direction = _contrast(x, rows, weight)
+            direction = contrast(x, rows, weight)
             return float(np.linalg.norm(basis.T @ direction) / np.linalg.norm(direction))
 
-        estimate = _group_bootstrap(share, groups, np.concatenate(rows), len(x), bench.settings)
+        estimate = group_bootstrap(share, groups, np.concatenate(rows), len(x), bench.settings)
         yield row(
             "direction_subspace_cosine",
             estimate,
@@ -113,13 +113,16 @@ def _with_varieties(
             **where,
         )
     if basis.size:
-        yield from _cosine_nulls(bench, "direction_subspace_cosine", pooled, basis.shape[1], where)
+        yield from cosine_nulls(
+            bench.settings, "direction_subspace_cosine", pooled, basis.shape[1], where
+        )
 
 
-def _cosine_nulls(
-    bench: Bench, measure: str, covariance: np.ndarray, k: int, where: dict[str, Any]
+def cosine_nulls(
+    settings: Any, measure: str, covariance: np.ndarray, k: int, where: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    draws, seed = bench.settings.null_draws, bench.settings.seed
+    """What a direction and a subspace of k dimensions share by chance, as absolute cosines."""
+    draws, seed = settings.null_draws, settings.seed
     d = len(covariance)
     k = min(k, int(np.linalg.matrix_rank(covariance)))
     samples = {
@@ -133,7 +136,7 @@ def _cosine_nulls(
         yield row(measure, estimate, control=control, unit="absolute cosine", **where)
 
 
-def _contrast(x: np.ndarray, rows: tuple[Rows, Rows], weight: np.ndarray) -> np.ndarray:
+def contrast(x: np.ndarray, rows: tuple[Rows, Rows], weight: np.ndarray) -> np.ndarray:
     """Difference of weighted means."""
     high, low = rows
     return np.average(x[high], axis=0, weights=weight[high]) - np.average(
@@ -141,11 +144,12 @@ def _contrast(x: np.ndarray, rows: tuple[Rows, Rows], weight: np.ndarray) -> np.
     )
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+def cosine_of(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of two vectors."""
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def _group_bootstrap(
+def group_bootstrap(
     statistic: Callable[[np.ndarray], float],
     groups: np.ndarray,
     rows: Rows,

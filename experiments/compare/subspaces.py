@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxtyping import Float
 
 from evidence import Estimate, spearman_permutation
 from experiments.compare.bench import Bench
+from experiments.inputs import Pairing
 from experiments.results import row
 from geometry import (
     Subspace,
@@ -26,22 +26,9 @@ from geometry import (
 _ROUNDING = 1e-5  # of the first singular value: below it lies what float32 states round off
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """Parallel rows: `rows[v][g]` is the row of variety v in the g-th group that all share."""
-
-    groups: tuple[str, ...]
-    rows: dict[str, np.ndarray]
-
-
 def pair_up(bench: Bench, varieties: tuple[str, ...] | None = None) -> Pairing:
     """The groups that hold the standard and each of `varieties` (all dialects, if not said)."""
-    wanted = (bench.inputs.standard, *(varieties or bench.inputs.dialects))
-    rows = bench.inputs.variety_rows
-    frame = bench.inputs.corpus.frame.iloc[rows][["variety", "group"]].assign(row=rows)
-    table = frame.pivot_table(index="group", columns="variety", values="row", aggfunc="first")
-    whole = table[list(wanted)].dropna().astype(int)
-    return Pairing(tuple(whole.index), {v: whole[v].to_numpy() for v in wanted})
+    return bench.inputs.parallel(varieties)
 
 
 def variety_subspace(
@@ -106,7 +93,7 @@ def _text_overlaps(bench: Bench, pairing: Pairing) -> dict[tuple[str, str], floa
     standard = parts.pop(bench.inputs.standard)
     differences = {v: part - standard for v, part in parts.items()}
     k = _rank(bench, len(pairing.groups))
-    return _split_half_overlaps(differences, k, bench.settings.split_draws, bench.settings.seed)
+    return split_half_overlaps(differences, k, bench.settings.split_draws, bench.settings.seed)
 
 
 def _at_site(
@@ -119,8 +106,8 @@ def _at_site(
     if k == 0:
         return
     where = {"site": site, "layer": layer_of(site)}
-    shared = _split_half_overlaps(differences, k, settings.split_draws, settings.seed)
-    spread = _bootstrap(differences, k, settings.bootstrap_draws, settings.seed)
+    shared = split_half_overlaps(differences, k, settings.split_draws, settings.seed)
+    spread = bootstrap_overlaps(differences, k, settings.bootstrap_draws, settings.seed)
     n = len(pairing.groups)
     for pair, value in shared.items():
         low, high = np.quantile(spread[pair] - np.mean(spread[pair]), [0.025, 0.975]) + value
@@ -200,7 +187,7 @@ def _named(values: np.ndarray, names: list[str]) -> dict[tuple[str, str], float]
     }
 
 
-def _split_half_overlaps(
+def split_half_overlaps(
     differences: dict[str, np.ndarray], k: int, draws: int, seed: int
 ) -> dict[tuple[str, str], float]:
     """Mean over random halves; a variety with itself is the reliability of its estimate."""
@@ -211,7 +198,7 @@ def _split_half_overlaps(
     return _named(total / draws, list(differences))
 
 
-def _bootstrap(
+def bootstrap_overlaps(
     differences: dict[str, np.ndarray], k: int, draws: int, seed: int
 ) -> dict[tuple[str, str], np.ndarray]:
     """Overlaps of resampled groups."""

@@ -59,15 +59,28 @@ def _exponential(found: Estimate) -> Estimate:
 def refusal_rates(
     before: Observed, after: Observed, inputs: Inputs, texts: Texts, label: str
 ) -> Iterator[dict[str, Any]]:
-    """Shares of requests refused, all of them and by variety, paired request by request."""
+    """Shares of requests refused, all of them and by variety, paired request by request.
+
+    The p-values of the varieties are corrected over them.
+    """
     if not (len(before.refused) and len(after.refused)):
         return
     frame = inputs.corpus.frame.iloc[texts.requests]
     behaviour, group = frame["behaviour"].to_numpy(), frame["group"].to_numpy()
-    for kind, name, kept in _parts(inputs, frame["variety"].to_numpy(), behaviour):
-        found = of_means(before.refused[kept], after.refused[kept], group[kept], bounds=(0.0, 1.0))
+    found = {
+        (kind, name): of_means(
+            before.refused[kept], after.refused[kept], group[kept], bounds=(0.0, 1.0)
+        )
+        for kind, name, kept in _parts(inputs, frame["variety"].to_numpy(), behaviour)
+    }
+    sets = {
+        key: [k for k in found if k[0] == key[0] and bool(k[1]) == bool(key[1])] for key in found
+    }
+    for (kind, name), (one, two, _) in found.items():
+        family = sets[kind, name]
+        change = corrected([found[key][2] for key in family])[family.index((kind, name))]
         told = {"behaviour": kind, "variety": name, "unit": "share of requests"}
-        yield from three("refusal_rate", *found, label, **told)
+        yield from three("refusal_rate", one, two, change, label, **told)
 
 
 def _parts(

@@ -9,7 +9,6 @@ wide(frame)                      # one line a figure: before, after, change, wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -56,48 +55,40 @@ def before_after(
         settings: sizes and seed; its `model` and `after` are not opened.
         label: what `edit` says in the rows; by default `model(NAME)` or the names of the edits.
 
+    Returns:
+        Rows as in `results.parquet`; `attrs["left_out"]` says what these models do not allow.
+
     Raises:
         ConfigError: neither a second model nor an edit.
         CaptureError, SiteError: as `capture`.
     """
-    from experiments.diff.observing import Texts, observe
+    from experiments.diff.observing import Texts
+    from experiments.diff.running import left_out, run_both
 
     edits = list(edit) if isinstance(edit, Sequence) else [edit]
     if after is None and not edits:
         raise ConfigError("There is nothing after to compare with: give `after`, or an `edit`.")
     chosen = settings or DiffSettings()
     texts = Texts.of(inputs, chosen)
-    store = chosen.store
     with TemporaryDirectory() as folder:
-        one = observe(
-            _opened(before),
+        one, two, told = run_both(
+            before,
+            before if after is None else after,
             inputs,
             texts,
             chosen,
             folder=folder,
-            store=store or None,
+            edits=edits,
+            label=label,
             progress=progress,
         )
-        second = _opened(before if after is None else after)
-        with second.edited(*edits) if edits else nullcontext():
-            two = observe(
-                second,
-                inputs,
-                texts,
-                chosen,
-                folder=folder,
-                against=one,
-                # A store is told apart by weights and texts, not by edits.
-                store=f"{store}-after" if store and not edits else None,
-                progress=progress,
-            )
-    told = label or " + ".join(e.name for e in edits) or f"model({second.name})"
-    del second
     frames = []
     for name, measure in stages(one, two, inputs, texts, chosen, told).items():
         say(progress, f"Measuring: {name}")
         frames.append(as_frame(measure()))
-    return pd.concat([f for f in frames if len(f)], ignore_index=True)
+    found = pd.concat([f for f in frames if len(f)], ignore_index=True)
+    found.attrs["left_out"] = left_out(one, two, inputs)
+    return found
 
 
 def stages(
@@ -109,54 +100,51 @@ def stages(
     label: str,
 ) -> Stages:
     """What is measured from both models' observations, by name."""
-    from experiments.diff import behaviour
+    from experiments.diff import behaviour, directions, likeness, probing, subspaces
 
+    args = before, after, inputs
     return {
+        "probes": lambda: probing.probe(*args, settings, label),
+        "subspaces": lambda: subspaces.subspaces(*args, settings, label),
+        "directions": lambda: directions.directions(*args, texts, settings, label),
+        "likeness": lambda: likeness.likeness(*args, settings, label),
         "losses": lambda: behaviour.losses(before, after, inputs, texts, label),
         "refusals": lambda: behaviour.refusal_rates(before, after, inputs, texts, label),
         "divergence": lambda: behaviour.divergence(after, inputs, texts, label),
+        "promoted": lambda: after.promoted,
     }
 
 
-def _opened(model: Model | Callable[[], Model]) -> Model:
-    return model() if callable(model) else model
-
-
 def wide(results: pd.DataFrame) -> pd.DataFrame:
-    """One line a figure: before, after and change, each with its interval.
+    """One line a figure: before, after and change, or what stands between the two models.
 
-    What compares the models as such stands under change. Controls have lines of their own.
+    Controls have lines of their own.
 
     Returns:
-        Columns measure, site, layer, position, variety, reference, behaviour, control, before,
-        before_low, before_high, after, after_low, after_high, change, change_low, change_high, n,
-        p, unit.
+        Columns measure, site, layer, position, variety, reference, behaviour, control; before,
+        after, change and between, each with `_low` and `_high`; n, p, unit.
     """
     keys = ["measure", "site", "layer", "position", "variety", "reference", "behaviour", "control"]
+    plain = results["edit"] == ""
+    of_one = set(zip(results["measure"][plain], results["control"][plain], strict=True))
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
-    own = set(results.loc[results["edit"] == "", "measure"])
     for record in results.to_dict("records"):
-        part = _part(record, own)
-        measure = record["measure"].removesuffix("_change") if part == "change" else None
-        key = tuple((record | {"measure": measure or record["measure"]})[k] for k in keys)
+        measure = record["measure"].removesuffix("_change")
+        part = "between"
+        if (measure, record["control"]) in of_one:
+            part = "before" if record["edit"] == "" else "after"
+            part = "change" if measure != record["measure"] else part
+        key = tuple((record | {"measure": measure})[k] for k in keys)
         line = lines.setdefault(key, {"n": 0, "p": float("nan"), "unit": record["unit"]})
-        line |= {
-            part: record["value"],
-            f"{part}_low": record["low"],
-            f"{part}_high": record["high"],
-        }
+        found = (record["value"], record["low"], record["high"])
+        line |= {f"{part}{end}": figure for end, figure in zip(_ENDS, found, strict=True)}
         line["n"] = max(line["n"], record["n"])
-        if part == "change":
+        if part in ("change", "between"):
             line["p"] = record["p"]
-    figures = [f"{part}{end}" for part in ("before", "after", "change") for end in _ENDS]
+    figures = [f"{part}{end}" for part in _PARTS for end in _ENDS]
     rows = [dict(zip(keys, key, strict=True)) | line for key, line in lines.items()]
     return pd.DataFrame(rows, columns=[*keys, *figures, "n", "p", "unit"])
 
 
+_PARTS = ("before", "after", "change", "between")
 _ENDS = ("", "_low", "_high")
-
-
-def _part(record: dict[str, Any], own: set[str]) -> str:
-    if record["edit"] == "":
-        return "before"
-    return "after" if record["measure"] in own else "change"

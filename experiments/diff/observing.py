@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from activations import ActivationStore, capture
 from activations.reading import encode_corpus
-from experiments.compare.bench import choose_sites, flat
+from experiments.compare.bench import choose_sites, flat, store_path
 from experiments.diff.settings import DiffSettings
 from experiments.inputs import Inputs, Rows
 from interventions import is_refusal
@@ -73,6 +73,7 @@ class Observed:
         kept: of the model before, its predictions on disk.
         kl: of the model after, KL(before ‖ after) after each token, for each text that both
             models cut into the same tokens; None where the two have other tokens.
+        promoted: of the model after, rows of what the shift of its states promotes.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Observed:
     words: dict[str, int] = field(repr=False)
     kept: Predictions | None = None
     kl: dict[int, Float[np.ndarray, " tokens"]] | None = None
+    promoted: list[dict[str, Any]] = field(default_factory=list)
 
     def states(self, site: str) -> Float[np.ndarray, "rows d"]:
         """All states at a site, as f64."""
@@ -107,7 +109,7 @@ def observe(
     *,
     folder: str | Path,
     against: Observed | None = None,
-    store: str | Path | None = None,
+    keep: bool = False,
     progress: bool = False,
 ) -> Observed:
     """Run everything that needs the model, under the edits that are open.
@@ -116,7 +118,8 @@ def observe(
         folder: where predictions are kept until the other model has been compared with them.
         against: the model before, whose predictions KL is measured from; without one, this
             model's are kept.
-        store: folder of the states; in memory unless given.
+        keep: states go to the store that the settings name, else one named after model and texts
+            that later runs find; else they stay in memory.
     """
     sites = choose_sites(model, settings)
     states = capture(
@@ -124,7 +127,7 @@ def observe(
         inputs.corpus,
         sites=sites,
         tokens=settings.tokens,
-        store=store,
+        store=store_path(settings, inputs, model, sites) if keep else None,
         progress=progress,
     )
     column = inputs.corpus.frame["text"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from experiments.figures.angles import chart_angle_spectrum
 from experiments.figures.causes import chart_ablation_loss, chart_patching_map, chart_refusal
+from experiments.figures.changes import chart_before_after
 from experiments.figures.directions import chart_direction_cosine, chart_direction_layers
 from experiments.figures.kinship import chart_dendrogram
 from experiments.figures.lenses import (
@@ -17,6 +18,7 @@ from experiments.figures.patching import chart_head_map, chart_patching_control
 from experiments.figures.probing import chart_probe_curve
 from experiments.figures.projection import chart_projection
 from experiments.figures.reliability import chart_reliability
+from experiments.figures.restoring import chart_restored_weights, chart_restoring
 from experiments.figures.selection import chart_cone, chart_model_cosine, chart_selection
 from experiments.figures.steering import chart_dose_response
 from experiments.figures.subspaces import chart_overlap_by_layer, chart_overlap_matrix
@@ -44,6 +46,9 @@ __all__ = [
     "chart_cone",
     "chart_model_cosine",
     "chart_dose_response",
+    "chart_restoring",
+    "chart_restored_weights",
+    "chart_before_after",
     "save_chart",
     "depths",
     "variety_colours",
