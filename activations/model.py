@@ -322,9 +322,17 @@ class Model:
         Raises:
             ModelError: the model is an encoder, or has no head.
         """
-        self._require_causal("continuations")
         ids = [self.encode(prompt, rendered=rendered) for prompt in prompts]
-        replies = [""] * len(ids)
+        new = self.generate_ids(ids, max_new_tokens=max_new_tokens)
+        return [self.tokenizer.decode(one, skip_special_tokens=True) for one in new]
+
+    @torch.no_grad()
+    def generate_ids(
+        self, ids: Sequence[Sequence[int]], *, max_new_tokens: int = 16
+    ) -> list[list[int]]:
+        """`generate` from token ids to token ids, without the one that ends a continuation."""
+        self._require_causal("continuations")
+        found: list[list[int]] = [[]] * len(ids)
         ends = self._ends
         with self.lock:
             for batch in length_batches([len(i) for i in ids], budget=4096):
@@ -333,9 +341,8 @@ class Model:
                 for place, new in zip(
                     batch, self._decode(tokens, mask, max_new_tokens, ends, texts)
                 ):
-                    room = self.max_length - len(ids[place])
-                    replies[place] = self.tokenizer.decode(new[:room], skip_special_tokens=True)
-        return replies
+                    found[place] = new[: self.max_length - len(ids[place])]
+        return found
 
     @cached_property
     def _ends(self) -> list[int]:

@@ -96,6 +96,14 @@ EXPERIMENTS: dict[str, Experiment] = {
             "experiments.diff.job:run_diff",
             positionals=("model", "after"),
         ),
+        Experiment(
+            "token-shift",
+            "Which tokens of a model's answers its base would not have written, and where they "
+            "are decided.",
+            "experiments.token_shift:TokenShiftSettings",
+            "experiments.token_shift:run_token_shift",
+            positionals=("base", "model"),
+        ),
     )
 }
 

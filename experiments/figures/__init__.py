@@ -22,6 +22,13 @@ from experiments.figures.restoring import chart_restored_weights, chart_restorin
 from experiments.figures.selection import chart_cone, chart_model_cosine, chart_selection
 from experiments.figures.steering import chart_dose_response
 from experiments.figures.subspaces import chart_overlap_by_layer, chart_overlap_matrix
+from experiments.figures.token_shift import (
+    chart_shift_classes,
+    chart_shift_examples,
+    chart_shift_kl,
+    chart_shift_layers,
+    chart_shift_positions,
+)
 
 __all__ = [
     "chart_probe_curve",
@@ -49,6 +56,11 @@ __all__ = [
     "chart_restoring",
     "chart_restored_weights",
     "chart_before_after",
+    "chart_shift_positions",
+    "chart_shift_kl",
+    "chart_shift_classes",
+    "chart_shift_layers",
+    "chart_shift_examples",
     "save_chart",
     "depths",
     "variety_colours",
