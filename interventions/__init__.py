@@ -59,6 +59,13 @@ if TYPE_CHECKING:
         LogitDifference,
         Metric,
     )
+    from interventions.restoration import (
+        HarmfulRate,
+        ReplyLikelihood,
+        Restoration,
+        restore,
+        save_restored,
+    )
     from interventions.selection import (
         Candidate,
         Thresholds,
@@ -147,6 +154,11 @@ __all__ = [
     "interchange",
     "distributed_alignment_search",
     "Alignment",
+    "restore",
+    "Restoration",
+    "save_restored",
+    "HarmfulRate",
+    "ReplyLikelihood",
 ]
 
 _HOMES = {
@@ -226,6 +238,11 @@ _HOMES = {
     "EditedModel": "interventions.weights",
     "save_edited": "interventions.weights",
     "control_vector": "interventions.weights",
+    "restore": "interventions.restoration",
+    "Restoration": "interventions.restoration",
+    "save_restored": "interventions.restoration",
+    "HarmfulRate": "interventions.restoration",
+    "ReplyLikelihood": "interventions.restoration",
 }
 
 

@@ -50,9 +50,7 @@ def merged_files(base: Weights, adapter: Path) -> Weights:
     """
     from safetensors.torch import load_file
 
-    told: dict[str, Any] = json.loads(
-        (adapter / "adapter_config.json").read_text(encoding="utf-8")
-    )
+    told: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     more = [key for key in _MORE if told.get(key)]
     more += ["bias"] if told.get("bias", "none") != "none" else []
     more += ["fan_in_fan_out"] if told.get("fan_in_fan_out") else []

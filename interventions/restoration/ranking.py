@@ -23,7 +23,7 @@ class Ranking:
 
 
 def lowers(gradient: Tensor, own: Tensor, aligned: Tensor) -> Tensor:
-    """Where moving to the aligned value lowers the loss: sign(F - A) = sign(gradient), neither 0."""
+    """Where moving to A's value lowers the loss: sign(F - A) = sign(gradient), neither 0."""
     return ((own > aligned) & (gradient > 0)) | ((own < aligned) & (gradient < 0))
 
 

@@ -28,9 +28,7 @@ class Record:
         """
         file = self._folder / _ABOUT
         if not file.is_file():
-            if self._folder.exists() and (
-                not self._folder.is_dir() or any(self._folder.iterdir())
-            ):
+            if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
                 raise EditError(f"{self._folder} holds no restoration: give a new folder.")
             return False, [], [], ""
         try:

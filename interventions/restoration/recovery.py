@@ -104,6 +104,11 @@ def restore(
     if rollback and not len(task):
         raise EditError("Rollback compares states on the task's requests: give them as `task`.")
     _, _, label, said = given(model)
+    for name, one in model.hf.named_parameters():
+        if not bool(torch.isfinite(one).all()):
+            raise EditError(
+                f"The weight {name} of {label} holds NaN or infinity: mend that model first."
+            )
     reference = open_reference(aligned, model.hf, label)
     scope = scope_below(model.hf, layer, label, embeddings=embeddings)
     count = round(share * scope.total)
@@ -265,8 +270,6 @@ class _Course:
             for name in self.scope.movable:
                 own = named[name].detach()
                 aligned = self.reference.read(name, own)
-                if not bool(torch.isfinite(own).all()):
-                    raise EditError(f"The weight {name} of {self.model.name} is not finite.")
                 gradient = gradients.pop(name, None)
                 scores[name] = self.ranking.score(gradient, own, aligned, draw)
         return largest(scores, self.count)
@@ -308,8 +311,7 @@ class _Course:
         good = max(
             row["step"]
             for row in self.told
-            if row["step"] == 0
-            or (row["task_metric"] is not None and self._fall(row) <= task_fall)
+            if row["step"] == 0 or (row["task_metric"] is not None and self._fall(row) <= task_fall)
         )
         undo(self.model.hf, self.moves[good:])
         self.moves, self.told = self.moves[:good], self.told[: good + 1]

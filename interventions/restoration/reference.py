@@ -42,7 +42,10 @@ _SETTINGS = (
 class Weights(Protocol):
     """Tensors by name: `shapes` without reading any, `read` for one on the CPU."""
 
-    shapes: Mapping[str, tuple[int, ...]]
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of every tensor."""
+        ...
 
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU or where it lies."""
@@ -233,9 +236,7 @@ def _fits(shapes: Mapping[str, tuple[int, ...]], hf: Any) -> bool:
     return all(any(n in shapes for n in names) for names in _places(hf).values())
 
 
-def _match(
-    shapes: Mapping[str, tuple[int, ...]], hf: Any, name: str, label: str
-) -> dict[str, str]:
+def _match(shapes: Mapping[str, tuple[int, ...]], hf: Any, name: str, label: str) -> dict[str, str]:
     places, where = _places(hf), {}
     for own, one in hf.named_parameters():
         there = next((n for n in places[own] if n in shapes), None)

@@ -86,9 +86,7 @@ class Restoration:
         )
 
 
-def save_restored(
-    restoration: Restoration, folder: str | Path, *, step: int | None = None
-) -> Path:
+def save_restored(restoration: Restoration, folder: str | Path, *, step: int | None = None) -> Path:
     """Write the restored model as an ordinary Hugging Face folder, with what was restored beside.
 
     `isogloss_restoration.json` says what was done and measured; `restored.parquet` is
