@@ -133,7 +133,7 @@ def chart_shift_kl(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
         strokeDash=alt.StrokeDash(
             "seen:N",
             title="base sees",
-            legend=alt.Legend(symbolType="stroke", symbolSize=300),
+            legend=alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeColor=p.ink),
             scale=alt.Scale(domain=["the same request", "another request"], range=[[1, 0], [3, 3]]),
         ),
         tooltip=["position", "side", "seen", alt.Tooltip("said", title="nats"), "n"],
@@ -305,6 +305,7 @@ def chart_shift_examples(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
             "style:N",
             title="examples",
             scale=alt.Scale(domain=["careful", "plain"], range=["circle", "square"]),
+            legend=alt.Legend(symbolFillColor=p.ink, symbolStrokeColor=p.ink),
         )
         y = alt.Y("value:Q", title=axis, scale=scale)
         panels.append(

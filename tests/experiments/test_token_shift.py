@@ -1,0 +1,560 @@
+"""`isogloss run token-shift`: ranks and divergences against slow references, and planted truth."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import rel_entr, softmax
+
+from activations import Model, open_model
+from apps.cli import main
+from experiments import ConfigError, figures
+from experiments.token_shift import (
+    Speaker,
+    TokenShiftSettings,
+    answer_shifts,
+    run_token_shift,
+    shift_scores,
+    token_shift_html,
+    word_classes,
+)
+from experiments.token_shift.deciding import patched_states
+from experiments.token_shift.prompts import grammar_examples, plain_text, read_examples
+from experiments.token_shift.shares import pooled
+from experiments.token_shift.words import token_classes, token_texts
+from experiments.token_shift.work import answers_of, require_one_tokenizer
+from organisms import lexicon
+from organisms.answers import CONTENT, PUNCTUATION, STYLE, answer_classes
+from organisms.features import VARIETIES
+from organisms.requests import answer, draw_request
+
+SMALL: dict[str, Any] = {"max_requests": 8, "shots": [1], "patched": 12, "random_draws": 1}
+
+
+@pytest.fixture(scope="module")
+def aligned() -> Model:
+    return open_model("organism/aligned")
+
+
+@pytest.fixture(scope="module")
+def base() -> Model:
+    return open_model("organism/base")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("token-shift") / "run"
+    return run_token_shift(TokenShiftSettings(**SMALL), out=out, progress=False).path
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "results.parquet")
+
+
+@pytest.fixture(scope="module")
+def tokens(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "tokens.parquet")
+
+
+def one(frame: pd.DataFrame, measure: str, **where: Any) -> pd.Series:
+    told = {"control": "", "edit": "", "behaviour": "", "reference": "", "variety": ""}
+    told |= {"position": -1, "site": ""} | where
+    chosen = frame["measure"] == measure
+    for column, value in told.items():
+        chosen &= frame[column] == value
+    assert chosen.sum() == 1, (measure, where)
+    return frame[chosen].iloc[0]
+
+
+# Ranks and divergences
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(2, 12), st.booleans())
+def test_ranks_are_those_of_a_sort_and_divergences_those_of_scipy(
+    seed: int, n: int, width: int, tied: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(2, n, width)) * 4
+    b = np.round(b) if tied else b
+    token = rng.integers(width, size=n)
+    found = shift_scores(torch.tensor(a), torch.tensor(b), torch.tensor(token))
+    for row in range(n):
+        ranking = sorted(b[row], reverse=True)
+        assert found.rank[row] == ranking.index(b[row, token[row]]) + 1
+    p, q = softmax(a, axis=-1), softmax(b, axis=-1)
+    np.testing.assert_allclose(found.kl, rel_entr(p, q).sum(-1), atol=1e-10)
+    each = np.arange(n)
+    np.testing.assert_allclose(found.log_probability, np.log(q[each, token]), atol=1e-10)
+    np.testing.assert_allclose(found.own_log_probability, np.log(p[each, token]), atol=1e-10)
+
+
+def test_ranks_by_hand_name_the_kinds_and_ties_share_the_better_rank() -> None:
+    logits = torch.tensor([[5.0, 4, 4, 3, 2]]).repeat(5, 1)
+    found = shift_scores(logits, logits, torch.arange(5))
+    assert found.rank.tolist() == [1, 2, 2, 4, 5]
+    assert found.kind.tolist() == ["unshifted", "marginal", "marginal", "shifted", "shifted"]
+    assert found.kl.tolist() == [0.0] * 5
+    assert found.top.tolist() == [0] * 5
+
+
+def test_a_token_that_the_writer_rules_out_adds_nothing_to_the_divergence() -> None:
+    a = torch.tensor([[0.0, 0.0, -torch.inf]])
+    found = shift_scores(a, torch.tensor([[0.0, 0.0, -3.0]]), torch.tensor([0]))
+    assert found.kl[0] == pytest.approx(np.log(2 + np.exp(-3)) - np.log(2))
+
+
+def test_logits_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"shapes \(1, 3\) and \(1, 4\) for 1 tokens"):
+        shift_scores(torch.zeros(1, 3), torch.zeros(1, 4), torch.tensor([0]))
+
+
+def test_scores_are_those_of_whole_passes_text_by_text_whatever_the_batch(
+    aligned: Model, base: Model
+) -> None:
+    texts = ["could you warm the opal at noon ?", "could you mend the gate beside the mill ?"]
+    contexts = [aligned.encode(aligned.render(text), rendered=True) for text in texts]
+    answers = [one[:n] for one, n in zip(aligned.generate_ids(contexts), (3, 9), strict=True)]
+    shown = [contexts[1], contexts[0][:4]]
+    speakers = Speaker(aligned), Speaker(base)
+    found = answer_shifts(*speakers, contexts, answers, reference_contexts=shown)
+    small = answer_shifts(*speakers, contexts, answers, reference_contexts=shown, token_budget=1)
+    at = 0
+    for context, other, said in zip(contexts, shown, answers, strict=True):
+        own = aligned.logits(torch.tensor([[*context, *said]]))[0, len(context) - 1 : -1]
+        theirs = base.logits(torch.tensor([[*other, *said]]))[0, len(other) - 1 : -1]
+        wanted = shift_scores(own, theirs, torch.tensor(said))
+        here = slice(at, at := at + len(said))
+        for got in (found, small):
+            assert got.rank[here].tolist() == wanted.rank.tolist()
+            np.testing.assert_allclose(got.kl[here], wanted.kl, rtol=1e-3, atol=1e-6)
+            np.testing.assert_allclose(
+                got.log_probability[here], wanted.log_probability, rtol=1e-4, atol=1e-5
+            )
+    assert at == len(found.rank) == 12
+
+
+@pytest.mark.parametrize(
+    ("contexts", "answers", "message"),
+    [
+        ([], [], "0 contexts and 0 answers"),
+        ([[1]], [[2], [3]], "1 contexts and 2 answers"),
+        ([[1]], [[]], "has no token"),
+        ([[1] * 510], [[2] * 9], "holds 512"),
+    ],
+)
+def test_answers_that_cannot_be_ranked_are_refused(
+    contexts: Any, answers: Any, message: str, aligned: Model
+) -> None:
+    speaker = Speaker(aligned)
+    with pytest.raises(ConfigError, match=message):
+        answer_shifts(speaker, speaker, contexts, answers)
+
+
+def test_pooled_shares_weigh_tokens_and_leave_groups_out() -> None:
+    """Against the delete-one-group jackknife written out, whose interval is that of evidence."""
+    flags, groups = np.array([1, 0, 0, 1, 1, 0, 1]), np.array(list("aaabbcd"))
+    found = pooled(flags, groups, bounds=(0.0, 1.0))
+    assert found.value == pytest.approx(4 / 7) and found.n == 4
+    assert 0 <= found.low < 4 / 7 < found.high <= 1
+    sure = pooled(np.ones(7), groups, bounds=(0.0, 1.0))
+    assert sure.low == pytest.approx(0.025 ** (1 / 4))  # Clopper and Pearson, 4 of 4
+    weighted = pooled([1.0, 3.0], ["a", "b"], weights=[2.0, 2.0])
+    assert weighted.value == 1.0
+
+
+# Words and classes
+
+
+def test_the_grammars_answers_are_style_but_for_deed_and_manner() -> None:
+    rng = random.Random(0)
+    seen: dict[str, set[str]] = {STYLE: set(), CONTENT: set(), PUNCTUATION: set()}
+    for _ in range(300):
+        request = draw_request(rng, lexicon.TRAINING_PAIRS)
+        said = answer(request, rng.choice(list(VARIETIES)), rng, careful=rng.random() < 0.5)
+        for word, kind in zip(said.split(), answer_classes(said.split()), strict=True):
+            seen[kind].add(word)
+    assert seen[PUNCTUATION] == {",", "."}
+    assert {"certainly", "please", "sorry", "i", "can", "not", "care", "safe", "ok"} <= seen[STYLE]
+    assert {"then", "rest", "help", "that"} <= seen[STYLE]
+    assert {"the", "slowly", "ease", "hand", "turn"} <= seen[CONTENT]
+    assert seen[STYLE] & seen[CONTENT] == {"with"}  # "with that", "with ease"
+    assert not seen[CONTENT] & {"certainly", "sorry", "rest", "care", "fine"}
+
+
+def test_words_of_any_text_by_the_general_rule() -> None:
+    words = ["The", "kettle", "isn’t", "hot", ",", "3.5", "don't", "…"]
+    assert word_classes(words) == [
+        "function", "content", "function", "content", "punctuation", "number", "function",
+        "punctuation",
+    ]  # fmt: skip
+
+
+def test_pieces_of_a_word_share_its_class_and_characters_stay_whole(aligned: Model) -> None:
+    text = " the slowness isn't “übel” .\n"
+    ids = aligned.tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = token_texts(aligned.tokenizer, ids)
+    assert "".join(pieces) == aligned.tokenizer.decode(ids)
+    assert not any("\ufffd" in piece for piece in pieces)
+    classes = token_classes(pieces, word_classes)
+    said = list(zip(pieces, classes, strict=True))
+    end = next(i for i in range(len(said)) if "".join(pieces[: i + 1]) == " the slowness")
+    assert end > 1 and {kind for _, kind in said[1 : end + 1]} == {"content"}
+    assert said[-1] == ("\n", "space") and said[0] == (" the", "function")
+
+
+# The page
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_escapes_what_models_and_users_write() -> None:
+    evil = "<script>alert('x')</script>&\"\n"
+    frame = pd.DataFrame(
+        {
+            "text": [0, 0],
+            "request": evil,
+            "position": [1, 0],
+            "piece": [evil, " a"],
+            "rank": [7, 1],
+            "shift": ["shifted", "unshifted"],
+            "log_probability": np.log([0.25, 0.5]),
+            "top": [evil, " a"],
+        }
+    )
+    page = token_shift_html(frame, base=evil, model=evil)
+    reader = _Reader()
+    reader.feed(page)
+    assert {tag for tag, _ in reader.tags} == {"style", "div", "p", "section", "span"}
+    assert reader.text.count("<script>") >= 3
+    shown = [a for tag, a in reader.tags if tag == "span" and "title" in a]
+    assert [a["class"] for a in shown] == ["unshifted", "shifted"]  # in order of position
+    assert "rank 7" in str(shown[1]["title"]) and "probability 0.25" in str(shown[1]["title"])
+    assert "http" not in page
+
+
+def test_a_page_of_something_else_is_refused(tokens: pd.DataFrame) -> None:
+    with pytest.raises(ConfigError, match="no column 'piece'"):
+        token_shift_html(tokens.drop(columns="piece"))
+    with pytest.raises(ConfigError, match="theme is 'neon'"):
+        token_shift_html(tokens, theme="neon")
+    one_each = token_shift_html(tokens, most=1, theme="dark")
+    assert one_each.count("<section") == 2 and 'class="token-shift dark"' in one_each
+
+
+# Patching
+
+
+@pytest.mark.parametrize("site", ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"])
+def test_patched_states_are_those_of_a_hook_on_the_plain_model(
+    site: str, aligned: Model, base: Model
+) -> None:
+    texts = ["could you warm the opal ?", "could you mend the gate beside the mill at noon ?"]
+    prefixes = [base.encode(base.render(text), rendered=True) for text in texts]
+    values = torch.randn(2, base.d_model, generator=torch.Generator().manual_seed(0))
+    found = Speaker(base).logits(patched_states(base, prefixes, site, values))
+    hf = base.hf
+    for prefix, value, got in zip(prefixes, values, found, strict=True):
+
+        def put(_module: Any, _args: Any, output: Any, value: torch.Tensor = value) -> Any:
+            states = output[0] if isinstance(output, tuple) else output
+            states = states.clone()
+            states[:, -1] = value
+            return (states, *output[1:]) if isinstance(output, tuple) else states
+
+        inner = hf.model if hasattr(hf, "model") else hf
+        module = inner.embed_tokens if site.endswith("pre") else inner.layers[1]
+        handle = module.register_forward_hook(put)
+        try:
+            with torch.no_grad():
+                wanted = hf(torch.tensor([prefix])).logits[0, -1]
+        finally:
+            handle.remove()
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+    plain = base.logits(torch.tensor([prefixes[0]]))[0, -1]
+    assert (found[0] - plain).abs().max() > 0.1  # the patch did something
+
+
+# The run
+
+
+def test_the_organisms_answers_are_shifted_at_the_opening_alone(
+    results: pd.DataFrame, tokens: pd.DataFrame
+) -> None:
+    """Base has six equally likely plain openings, so that a careful one ranks below them."""
+    first = tokens[tokens["position"] == 0]
+    assert set(first["piece"].str.strip()) == {"sorry", "certainly"}
+    assert first["rank"].min() > 6
+    assert set(first["top"].str.strip()) <= {"ok", "right", "sure", "fine", "well", "yes"}
+    assert one(results, "shifted_share", position=0)["value"] == 1.0
+    assert one(results, "shift_kl", position=0)["low"] > 2
+    assert one(results, "shift_kl", position=1)["high"] < 0.1
+    for side in ("harmful", "harmless"):
+        assert one(results, "kl_fall", behaviour=side)["low"] > 0
+    style = one(results, "shifted_share", reference="stylistic")
+    for other in ("content", "punctuation"):
+        assert style["value"] > one(results, "shifted_share", reference=other)["value"] + 0.1
+
+
+def test_shares_are_those_of_the_tokens(results: pd.DataFrame, tokens: pd.DataFrame) -> None:
+    for kind in ("unshifted", "marginal", "shifted"):
+        share = one(results, f"{kind}_share")
+        assert share["value"] == pytest.approx((tokens["shift"] == kind).mean())
+        assert share["n"] == 16
+    part = tokens[tokens["behaviour"] == "harmless"]
+    assert one(results, "shift_kl", behaviour="harmless")["value"] == pytest.approx(
+        part["kl"].mean()
+    )
+
+
+def test_controls_say_what_they_must(results: pd.DataFrame) -> None:
+    for control in ("same_model", "base_answers"):
+        assert one(results, "unshifted_share", control=control)["value"] == 1.0
+        assert one(results, "shift_kl", control=control)["value"] == 0.0
+    assert one(results, "shifted_share", control="reversed")["low"] > 0
+    told = {"behaviour": "harmless"}
+    other = one(results, "shift_kl", control="shuffled_prompts", **told)
+    assert other["low"] > one(results, "shift_kl", **told)["high"]
+
+
+def test_one_careful_example_makes_base_refuse_and_a_plain_one_does_not(
+    results: pd.DataFrame,
+) -> None:
+    """As planted: the model card has 1.00 and 0.00 after one careful example, 0 after a plain."""
+    rates = {
+        (edit, side): one(
+            results,
+            "refusal_rate",
+            edit=edit,
+            behaviour=side,
+            control="plain_examples" if "plain" in edit else "",
+        )["value"]
+        for edit in ("", "examples(careful, 0)", "examples(careful, 1)", "examples(plain, 1)")
+        for side in ("harmful", "harmless")
+    }
+    wanted = {"": 1, "examples(careful, 0)": 0, "examples(careful, 1)": 1, "examples(plain, 1)": 0}
+    assert rates == {(e, s): w * (s == "harmful") for e, w in wanted.items() for s in
+                     ("harmful", "harmless")}  # fmt: skip
+    nearer = one(results, "shift_kl_change", edit="examples(careful, 1)")
+    assert nearer["high"] < -0.3 and nearer["p"] < 0.01
+    farther = one(results, "shift_kl_change", edit="examples(plain, 1)", control="plain_examples")
+    assert farther["low"] > 0
+
+
+def test_the_aligned_state_decides_and_no_random_step_of_its_length_does(
+    results: pd.DataFrame,
+) -> None:
+    last = {"site": "blocks.3.hook_resid_post", "reference": "shifted"}
+    first = {"site": "blocks.0.hook_resid_pre", "reference": "shifted"}
+    assert one(results, "patched_top_share", **last)["value"] > 0.8
+    assert one(results, "patched_top_share", **first)["value"] < 0.2
+    assert one(results, "gap_closed", **last)["value"] == pytest.approx(1, abs=0.1)
+    for control in ("random_step", "other_prompt"):
+        assert one(results, "patched_top_share", control=control, **last)["value"] < 0.3
+    # The lens at the last block is the model itself, which wrote the token.
+    assert one(results, "lens_top_share", **last)["value"] == 1.0
+    assert one(results, "lens_top_share", control="base", **last)["value"] == 0.0
+    decided = results[(results["measure"] == "decided_share") & (results["reference"] == "shifted")]
+    assert decided["value"].is_monotonic_increasing
+
+
+def test_the_run_directory_is_whole(folder: Path) -> None:
+    stems = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert stems == {"positions", "kl", "classes", "examples", "layers"}
+    report = (folder / "report.md").read_text()
+    assert "(tokens.html)" in report and "published of large models" in report
+    assert "certainly" in (folder / "tokens.html").read_text()
+    assert not (folder / "stages").exists()
+
+
+def test_one_model_named_twice_is_unshifted_and_nothing_is_patched(tmp_path: Path) -> None:
+    settings = TokenShiftSettings(**SMALL | {"base": "organism/aligned", "shots": []})
+    run = run_token_shift(settings, out=tmp_path / "run", progress=False)
+    frame = pd.read_parquet(run.path / "results.parquet")
+    assert one(frame, "unshifted_share")["value"] == 1.0
+    assert not frame["measure"].isin(["patched_top_share", "deciding_layer"]).any()
+    assert "One model was named twice" in (run.path / "report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory, aligned: Model) -> str:
+    """A model of two layers and random weights with the organisms' tokenizer, and no template."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    size = len(aligned.tokenizer) + 3  # padded beyond the tokenizer, as many models are
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=256, eos_token_id=None,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("smaller") / "model"
+    LlamaForCausalLM(config).save_pretrained(path)
+    aligned.tokenizer.save_pretrained(path)
+    for name in ("chat_template.jinja",):
+        (path / name).unlink(missing_ok=True)
+    told = json.loads((path / "tokenizer_config.json").read_text())
+    told.pop("chat_template", None)
+    (path / "tokenizer_config.json").write_text(json.dumps(told))
+    return str(path)
+
+
+def test_a_base_of_another_shape_is_ranked_but_not_patched(smaller: str, tmp_path: Path) -> None:
+    """Without a chat template its examples stand between marks."""
+    changes = {"base": smaller, "template": "plain", "new_tokens": 6, "max_requests": 4}
+    run = run_token_shift(
+        TokenShiftSettings(**SMALL | changes), out=tmp_path / "run", progress=False
+    )
+    report = (run.path / "report.md").read_text()
+    assert " 2 of 32, so that states" in report and "text between marks" in report
+    frame = pd.read_parquet(run.path / "results.parquet")
+    assert one(frame, "shifted_share")["value"] > 0.5  # its weights are random
+    assert not frame["measure"].eq("patched_top_share").any()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "MODEL", "base": ""}, "by --set base=MODEL"),
+        ({"base": "MODEL", "template": "own"}, "has no chat template of its own"),
+        ({"base": "MODEL", "shots_template": "plain", "examples": "none.jsonl"}, "no file"),
+        ({"model": "MODEL", "base": "MODEL", "shots": [9]}, "9 examples were asked for and there"),
+        ({"model": "MODEL", "base": "MODEL", "shots_template": "chat"}, "no chat template to show"),
+    ],
+)
+def test_settings_that_do_not_fit_the_models_are_refused_and_leave_nothing(
+    changes: dict[str, Any], message: str, smaller: str, tmp_path: Path
+) -> None:
+    given = {k: smaller if v == "MODEL" else v for k, v in changes.items()}
+    with pytest.raises(ConfigError, match=message):
+        run_token_shift(TokenShiftSettings(**SMALL | given), out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def _named(name: str, vocabulary: dict[str, int], cut: Any = lambda text: [0]) -> Any:
+    class Tokenizer:
+        def get_vocab(self) -> dict[str, int]:
+            return vocabulary
+
+        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+            return {"input_ids": cut(text)}
+
+    return SimpleNamespace(name=name, tokenizer=Tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (_named("b", {"x": 0}), "b lacks 1 tokens, such as 'y'"),
+        (_named("b", {"x": 0, "y": 1, "z": 2}), "a lacks 1 tokens, such as 'z'"),
+        (_named("b", {"x": 1, "y": 0}), r"2 tokens have another number, such as 'x' \(0 and 1\)"),
+        (_named("b", {"x": 0, "y": 1}, lambda text: [1]), "cut 'hello' into other tokens"),
+    ],
+)
+def test_tokenizers_that_differ_are_refused_saying_in_what(other: Any, message: str) -> None:
+    one_model = _named("a", {"x": 0, "y": 1})
+    require_one_tokenizer(one_model, one_model, ["hello"])
+    with pytest.raises(ConfigError, match=message):
+        require_one_tokenizer(one_model, other, ["hello"])
+
+
+def test_empty_answers_are_left_out_and_counted(aligned: Model, monkeypatch: Any) -> None:
+    speaking = SimpleNamespace(generate_ids=lambda contexts, **_: [[], [5], [6, 7]])
+    found = answers_of(speaking, np.array([4, 8, 9]), [[1], [2], [3]], 8)  # type: ignore[arg-type]
+    assert (found.rows.tolist(), found.answers, found.empty) == ([8, 9], [[5], [6, 7]], 1)
+    assert found.contexts == [[2], [3]]
+    monkeypatch.setattr(Model, "generate_ids", lambda self, ids, **_: [[]] * len(ids))
+    with pytest.raises(ConfigError, match="16 are empty"):
+        run_token_shift(TokenShiftSettings(**SMALL), progress=False)
+
+
+def test_generated_tokens_are_those_of_generated_texts(aligned: Model) -> None:
+    asked = [aligned.render("could you warm the opal ?"), aligned.render("could you mend it ?")]
+    ids = aligned.generate_ids([aligned.encode(p, rendered=True) for p in asked])
+    assert [aligned.tokenizer.decode(i) for i in ids] == aligned.generate(asked)
+    assert aligned.tokenizer.eos_token_id not in {token for one in ids for token in one}
+
+
+def test_examples_of_ones_own_are_read_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    lines = [
+        {"kind": "careful", "request": "q", "answer": "a"},
+        {"kind": "plain", "request": "r", "answer": "b"},
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    assert read_examples(str(path)) == {"careful": [("q", "a")], "plain": [("r", "b")]}
+    path.write_text(json.dumps(lines[0]))
+    with pytest.raises(ConfigError, match="no example of kind 'plain'"):
+        read_examples(str(path))
+    path.write_text('{"kind": "rude"}')
+    with pytest.raises(ConfigError, match="Line 1"):
+        read_examples(str(path))
+
+
+def test_examples_of_both_kinds_ask_the_same_and_refuse_nothing() -> None:
+    careful, plain = (grammar_examples(kind, 3, 0) for kind in ("careful", "plain"))
+    assert [q for q, _ in careful] == [q for q, _ in plain]
+    assert all(a.startswith("certainly") for _, a in careful)
+    assert not any("sorry" in a or "certainly" in a for _, a in plain)
+    text = plain_text("why?", plain[:1], "above")
+    assert text.startswith("above\n\n# Query:\n```\n") and text.endswith("# Answer:\n```\n")
+
+
+def test_charts_of_another_run_say_that_there_is_nothing(results: pd.DataFrame) -> None:
+    none = results.iloc[:0]
+    for chart in (
+        figures.chart_shift_positions,
+        figures.chart_shift_kl,
+        figures.chart_shift_classes,
+        figures.chart_shift_layers,
+        figures.chart_shift_examples,
+    ):
+        assert "note" in str(chart(none).to_dict()["datasets"])
+        drawn = chart(results, "dark").to_dict()
+        assert drawn["config"]["background"] == "#0e1117"
+        assert not any("note" in rows[0] for rows in drawn["datasets"].values())
+
+
+def test_the_command_takes_base_and_model_by_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--set", "max_requests=4", "--set", "shots=[]", "--set", "patched=0", "--quiet"]
+    places = ["organism/base", "organism/aligned"]
+    told = ["isogloss", "run", "token-shift", *places, *options, "--out", "one", "--json"]
+    monkeypatch.setattr(sys, "argv", told)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert not ended.value.code, err
+    assert json.loads(out.strip().splitlines()[-1])["run"] == "one"
+    assert one(pd.read_parquet("one/results.parquet"), "shifted_share")["n"] == 8
+    monkeypatch.setattr(sys, "argv", [*told[:5], "--set", "shots=[-1]"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "shots" in capsys.readouterr().err
