@@ -7,7 +7,7 @@ block on from which base then ranks the token first, what decides it lies in tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activations import Model, layer_of
-from activations.batching import length_batches, limits
+from activations.batching import full_batches, length_batches, limits
+from activations.engines.fork_plan import Fork, Put
+from activations.forking import CannotFork, Forks
 from evidence import cluster_mean
 from experiments.results import row
 from experiments.token_shift.shares import by_behaviour, pooled
 from experiments.token_shift.shift import KINDS, Speaker, vocabulary
 from experiments.token_shift.work import Work
 from interventions import replace
+
+#: Where states are put in, what they are beside the real ones, and which draw.
+Key = tuple[str, str, int]
 
 _SHARE = "share of tokens"
 
@@ -133,42 +138,92 @@ def deciding(work: Work, tokens: pd.DataFrame) -> Iterator[dict[str, Any]]:
     width = vocabulary(a, b)
     theirs = last_states(a.model, moved.prefixes, sites)
     mine = last_states(b.model, moved.prefixes, sites)
+    tried = _tried(work, moved, sites, theirs, mine)
+    read = read_patched(b, moved.prefixes, moved.ids, tried, width)
     before = moved.tokens["log_probability"].to_numpy()
     gap = moved.tokens["own_log_probability"].to_numpy() - before
-    stranger = _strangers(work, moved)
-    steps = _directions(work, mine[sites[0]].shape)
     first: list[np.ndarray] = []
     for site in sites:
         told = {"site": site, "layer": layer_of(site)}
-        tried = {"": [theirs[site]]}
-        if stranger is not None:
-            tried["other_prompt"] = [theirs[site][stranger]]
-        away = (theirs[site] - mine[site]).norm(dim=-1, keepdim=True)
-        tried["random_step"] = [mine[site] + away * step.to(away) for step in steps]
-        for control, several in tried.items():
-            seen = [
-                _read(b, moved, patched_states(b.model, moved.prefixes, site, x), width)
-                for x in several
-            ]
+        for control in dict.fromkeys(c for s, c, _ in tried if s == site):
+            seen = [read[key] for key in tried if key[:2] == (site, control)]
             ranked = np.mean([rank == 1 for rank, _ in seen], axis=0)
             closed = np.mean([said for _, said in seen], axis=0) - before
             yield from _rows(moved, ranked, closed, gap, control=control, **told)
             if not control:
                 first.append(ranked)
         for control, speaker, states in (("", a, theirs), ("base", b, mine)):
-            rank, _ = _read(speaker, moved, states[site], width)
+            rank, _ = _ranked(speaker.logits(states[site])[:, :width], moved.ids)
             yield from _shares("lens_top_share", moved, rank == 1, control=control, **told)
     yield from _decided(moved, np.stack(first, axis=1) == 1, sites)
 
 
-def _read(
-    speaker: Speaker, moved: Moved, states: Tensor, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rank and log-probability of each token as the model's end reads it off some states."""
-    logits = speaker.logits(states)[:, :width].double()
-    at = moved.ids.to(logits.device)[:, None]
+def _tried(
+    work: Work,
+    moved: Moved,
+    sites: Sequence[str],
+    theirs: dict[str, Tensor],
+    mine: dict[str, Tensor],
+) -> dict[Key, Tensor]:
+    """What is put into base, by site, control and number."""
+    stranger = _strangers(work, moved)
+    steps = _directions(work, mine[sites[0]].shape)
+    tried: dict[Key, Tensor] = {}
+    for site in sites:
+        tried[site, "", 0] = theirs[site]
+        if stranger is not None:
+            tried[site, "other_prompt", 0] = theirs[site][stranger]
+        away = (theirs[site] - mine[site]).norm(dim=-1, keepdim=True)
+        for number, step in enumerate(steps):
+            tried[site, "random_step", number] = mine[site] + away * step.to(away)
+    return tried
+
+
+def read_patched(
+    speaker: Speaker,
+    prefixes: Sequence[Sequence[int]],
+    ids: Tensor,
+    tried: Mapping[Key, Float[Tensor, "n d"]],
+    width: int,
+) -> dict[Key, tuple[np.ndarray, np.ndarray]]:
+    """Rank and log-probability `[n]` of the tokens `ids` under each patch of the last states.
+
+    Where the model allows it, the later blocks alone run, and for one token of each prefix.
+    """
+    model = speaker.model
+    forks = _forks(model, [site for site, _, _ in tried])
+    found = {key: (np.zeros(len(ids), np.int64), np.zeros(len(ids))) for key in tried}
+    budget, _ = limits(model.device.type)
+    for batch in full_batches([len(p) for p in prefixes], budget=budget):
+        few = [prefixes[i] for i in batch]
+        record = None if forks is None else forks.record(few)
+        for key, values in tried.items():
+            if forks is None or record is None:
+                logits = speaker.logits(patched_states(model, few, key[0], values[batch]))
+            else:
+                puts = [
+                    Fork(at, (Put(key[0], (len(few[at]) - 1,), values[i : i + 1]),))
+                    for at, i in enumerate(batch)
+                ]
+                logits = forks.run(record, puts, reads=1)[:, 0]
+            for kept, new in zip(found[key], _ranked(logits[:, :width], ids[batch]), strict=True):
+                kept[batch] = new
+    return found
+
+
+def _forks(model: Model, sites: Sequence[str]) -> Forks | None:
+    try:
+        return Forks.of(model, list(dict.fromkeys(sites)))
+    except CannotFork:
+        return None
+
+
+def _ranked(logits: Float[Tensor, "n vocabulary"], ids: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Rank and log-probability of each token."""
+    at = ids.to(logits.device)[:, None]
     rank = 1 + (logits > logits.gather(-1, at)).sum(-1)
-    return rank.cpu().numpy(), logits.log_softmax(-1).gather(-1, at)[:, 0].cpu().numpy()
+    said = logits.double().log_softmax(-1).gather(-1, at)[:, 0]
+    return rank.cpu().numpy(), said.cpu().numpy()
 
 
 def _strangers(work: Work, moved: Moved) -> np.ndarray | None:

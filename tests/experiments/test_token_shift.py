@@ -25,6 +25,7 @@ from experiments.token_shift import (
     Speaker,
     TokenShiftSettings,
     answer_shifts,
+    deciding,
     run_token_shift,
     shift_scores,
     token_shift_html,
@@ -296,6 +297,24 @@ def test_patched_states_are_those_of_a_hook_on_the_plain_model(
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
     plain = base.logits(torch.tensor([prefixes[0]]))[0, -1]
     assert (found[0] - plain).abs().max() > 0.1  # the patch did something
+
+
+def test_runs_taken_up_in_the_middle_read_as_whole_ones(
+    base: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["could you warm the opal ?", "could you mend the gate beside the mill at noon ?"]
+    prefixes = [base.encode(base.render(text), rendered=True) for text in texts]
+    drawn = torch.Generator().manual_seed(1)
+    sites = [base.embedding_site, *base.resolve_sites("resid_post")]
+    tried = {(site, "", 0): torch.randn(2, base.d_model, generator=drawn) for site in sites}
+    given_to: tuple[Any, ...] = (Speaker(base), prefixes, torch.tensor([5, 9]), tried, 600)
+    forked = deciding.read_patched(*given_to)
+    assert deciding._forks(base, sites) is not None
+    monkeypatch.setattr(deciding, "_forks", lambda *_: None)
+    whole = deciding.read_patched(*given_to)
+    for key in tried:
+        assert forked[key][0].tolist() == whole[key][0].tolist()
+        np.testing.assert_allclose(forked[key][1], whole[key][1], rtol=1e-4)
 
 
 # The run
