@@ -57,7 +57,7 @@ def chart_before_after(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
     if not (above or below):
         return empty_chart("Nothing stands before and after here; isogloss run diff does.", theme)
     edits = [e for e in dict.fromkeys(frame["edit"]) if e]
-    told = " ".join(["Before and after", *edits[:1]])
+    told = ": ".join(["Before and after", *edits[:1]])
     said = (
         "Above, by depth: probes in both models, and how much of a thing in the one is in the "
         "other, freed of noise (1: nothing moved). Below, paired changes, and the KL of the next "
