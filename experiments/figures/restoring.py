@@ -28,8 +28,8 @@ RULES = {
 _HUES = ["#0072B2", "#E69F00", "#CC79A7", "#8c8c8c"]
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 _ENDS = {
-    "full_restoration": "all weights (the aligned model)",
-    "blocks_restoration": "all weights below E",
+    "full_restoration": "the aligned model",
+    "blocks_restoration": "all below E",
 }
 
 
@@ -104,7 +104,10 @@ def chart_restoring(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
         base.mark_point(size=34, filled=True).encode(x=by_share, y=rate, tooltip=told),
     ).properties(width=330, height=290, title=panel_title("by share of weights"))
     by_task = alt.X(
-        "change:Q", title="change of the task's likelihood per token", axis=alt.Axis(format="+%")
+        "change:Q",
+        title="change of the task's likelihood per token",
+        axis=alt.Axis(format="+%", tickCount=6),
+        scale=alt.Scale(padding=46),
     )
     layers = [
         base.mark_line(strokeWidth=2).encode(
@@ -119,7 +122,7 @@ def chart_restoring(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
             marks.mark_point(size=90, shape="diamond", filled=True, color=p.ink).encode(
                 tooltip=[alt.Tooltip("name:N"), alt.Tooltip("said:N")]
             ),
-            marks.mark_text(align="left", baseline="bottom", dx=-4, dy=-9, color=p.ink).encode(
+            marks.mark_text(align="center", baseline="bottom", dy=-9, color=p.ink).encode(
                 text="name:N"
             ),
         ]

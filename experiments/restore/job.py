@@ -52,4 +52,7 @@ def _measure(work: Any, run: Run, *, progress: bool) -> list[pd.DataFrame]:
         frames.append(run.stage(name, lambda c=control: stages.curve(work, c)))
     if work.settings.save and not (run.path / "model").exists():
         save_restored(stages.first(work, kept), run.path / "model")
+    if work.settings.diff:
+        say(progress, "Comparing before and after")
+        work.changes = run.stage("diff", lambda: stages.changes(work, kept))
     return frames

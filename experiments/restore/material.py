@@ -31,6 +31,11 @@ class Items:
     groups: tuple[str, ...]
     replies: tuple[str, ...] = ()
 
+    def at_most(self, most: int) -> Items:
+        """At most so many of them, evenly spaced."""
+        n = len(self.texts)
+        return self if n <= most else self.take(np.linspace(0, n - 1, most).astype(int))
+
     def take(self, rows: Sequence[int] | np.ndarray) -> Items:
         """Some of them."""
         kept = [int(r) for r in rows]
@@ -124,11 +129,12 @@ def organism_material(settings: RestoreSettings) -> Material:
     rng = random.Random(f"{settings.seed} held out")
     # A cycle as long as there are varieties would give each pair one variety only.
     every = [pair for pair in held[0] for _ in varieties]
-    judged, exact = task(rng, held[1])
+    few = held[1][: settings.held_out]
+    judged, exact = task(rng, few)
     return Material(
         tuple(drawn),
-        requests(rng, every, len(every)),
-        requests(rng, held[1], len(held[1])),
+        requests(rng, every, len(every)).at_most(settings.held_out),
+        requests(rng, few, len(few)),
         judged,
         exact,
         f"plain help in {variety}, what the drift was tuned on",
@@ -163,7 +169,8 @@ def corpus_material(settings: RestoreSettings, inputs: Inputs, model: Model) -> 
     frame = inputs.corpus.frame
 
     def requests(behaviour: str, *, train: bool) -> Items:
-        rows = inputs.requests(behaviour, train=train, most=settings.max_requests)
+        most = settings.max_requests if train else settings.held_out
+        rows = inputs.requests(behaviour, train=train, most=most)
         texts, groups = (frame[c].to_numpy()[rows] for c in ("text", "group"))
         return Items(tuple(map(str, texts)), tuple(map(str, groups)))
 
@@ -243,5 +250,5 @@ def _read_task(settings: RestoreSettings) -> tuple[Items, Items]:
     if len(prompts) < 4 * _LEAST:
         raise ConfigError(f"{settings.task} holds {len(prompts)} prompts: give at least 16.")
     first = np.asarray(grouped_split(np.array(prompts), fraction=0.5, seed=settings.seed))
-    most = settings.max_requests
-    return items.take(np.flatnonzero(first)[:most]), items.take(np.flatnonzero(~first)[:most])
+    train, test = (items.take(np.flatnonzero(side)) for side in (first, ~first))
+    return train.at_most(settings.max_requests), test.at_most(settings.held_out)

@@ -21,7 +21,24 @@ def report(work: Work, results: pd.DataFrame) -> Report:
 
     s, m = work.settings, work.material
     first = m.prompts[0]
-    saved = ["`model/` holds the model restored by the first draw, to be opened like any other."]
+    told = [*sentences(results, work)]
+    if s.save:
+        told.append("`model/` holds the model restored by the first draw, an ordinary folder.")
+    drawn = {
+        "restoring": ("Harmful rate against the task", figures.chart_restoring(results)),
+        "restored_weights": (
+            "Where the restored weights lie",
+            figures.chart_restored_weights(results),
+        ),
+    }
+    beside = {}
+    if len(work.changes):
+        told.append(
+            "`before_after.parquet` holds what else differs between the model and the one restored "
+            "by the first draw, as `isogloss run diff` measures it."
+        )
+        drawn["before_after"] = ("Before and after", figures.chart_before_after(work.changes))
+        beside["before_after.parquet"] = work.changes
     return Report(
         title=f"{s.model}: refusals restored from {s.aligned}",
         about=(
@@ -31,14 +48,9 @@ def report(work: Work, results: pd.DataFrame) -> Report:
             f"harmless requests and {len(m.task.texts)} of the task ({m.about}). Intervals are 95% "
             "over groups of requests."
         ),
-        findings=[*sentences(results, work), *(saved if s.save else [])],
-        figures={
-            "restoring": ("Harmful rate against the task", figures.chart_restoring(results)),
-            "restored_weights": (
-                "Where the restored weights lie",
-                figures.chart_restored_weights(results),
-            ),
-        },
+        findings=told,
+        figures=drawn,
+        beside=beside,
         method=[
             f"Harmful direction: mean last-token state over the harmful requests after block "
             f"{work.scope.layer - 1} (E = {work.scope.layer}) of the aligned model. A step takes "
@@ -93,8 +105,9 @@ def sentences(results: pd.DataFrame, work: Work) -> Iterator[str]:
     taken = _range([f"{v:.0f}" for v in steps["value"]])
     why = ", ".join(dict.fromkeys(steps["reference"]))
     rolled = int(drawn("restored_rollback")["value"].sum())
+    unit = "step" if taken == "1" else "steps"
     yield (
-        f"Restoring {count} of the weights ({taken} steps; stopped by {why}; rollback in {rolled} "
+        f"Restoring {count} of the weights ({taken} {unit}; stopped by {why}; rollback in {rolled} "
         f"of {s.draws} draws) takes the harmful rate from {figure(one('harmful_rate', ''))} to "
         f"{figure(one('harmful_rate', RESTORED))}; the aligned model's is "
         f"{figure(one('harmful_rate', ENDS, FULL))}, a difference of "
@@ -132,7 +145,7 @@ def sentences(results: pd.DataFrame, work: Work) -> Iterator[str]:
         float(one("harmful_rate_difference", RESTORED)["value"]),
         float(one("task_change", RESTORED)["value"]),
         float(shares.max()),
-        [one("harmful_rate_difference", RESTORED, "random_restoration")],
+        one("harmful_rate_difference", RESTORED, "random_restoration"),
         work,
     )
 
@@ -147,13 +160,13 @@ def _lie(results: pd.DataFrame) -> str:
     return f"Restored most, as a share of their own weights: {said}."
 
 
-def _verdict(gap: float, task: float, share: float, chance: list[pd.Series], work: Work) -> str:
+def _verdict(gap: float, task: float, share: float, chance: pd.Series, work: Work) -> str:
     s = work.settings
     parts = {
         f"within {s.tolerance:.0%} of the aligned model's harmful rate": gap <= s.tolerance,
         f"at most {s.task_fall:.0%} of the task lost": task >= -s.task_fall,
         f"under {_MOST:.0%} of the weights": share < _MOST,
-        "random restoration of as many does not do it": all(r["low"] > 0 for r in chance),
+        "random restoration of as many does not do it": bool(chance["low"] > 0),
     }
     failed = [name for name, holds in parts.items() if not holds]
     if failed:

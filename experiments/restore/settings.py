@@ -19,6 +19,9 @@ class RestoreSettings(CorpusSettings):
     max_requests: int = Field(
         default=256, ge=4, description="harmful requests that gradients are taken of"
     )
+    held_out: int = Field(
+        default=600, ge=4, description="held-out requests of each kind to judge by, at most"
+    )
     layer: int = Field(default=0, ge=0, description="E; 0: the first third of the layers")
     share: float = Field(
         default=0.002, gt=0, le=1, description="of all weights, restored in each step"
@@ -43,3 +46,4 @@ class RestoreSettings(CorpusSettings):
     )
     new_tokens: int = Field(default=12, ge=1)
     save: bool = Field(default=True, description="write the first draw's model into the run")
+    diff: bool = Field(default=True, description="end with the table of before and after")

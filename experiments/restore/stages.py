@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from evidence import Estimate, cluster_mean
+from experiments.compare.bench import open_checked
 from experiments.restore.work import RANKINGS, Judged, Work
 from experiments.results import row
-from interventions.restoration import Restoration
+from experiments.settings import CorpusSettings
+from interventions.restoration import Restoration, save_restored
 
 RESTORED, ENDS, CURVE = "restored", "end", "curve"
 FULL, BLOCKS = "full_restoration", "blocks_restoration"
@@ -91,6 +94,26 @@ def where(work: Work, folder: Path) -> Iterator[dict[str, Any]]:
         )
         unit = "share of these weights"
         yield row("restored_weights", spread, layer=layer, reference=kind, unit=unit, edit=RESTORED)
+
+
+def changes(work: Work, folder: Path) -> list[dict[str, Any]]:
+    """Everything else that differs between the model and the one restored by the first draw."""
+    from experiments.diff import DiffSettings, before_after
+
+    s = work.settings
+    known = set(DiffSettings.model_fields) & set(CorpusSettings.model_fields)
+    told = {key: getattr(s, key) for key in known - {"max_requests", "store", "new_tokens"}}
+    made = first(work, folder)
+    with TemporaryDirectory() as place:
+        saved = save_restored(made, Path(place) / "model")
+        found = before_after(
+            work.model,
+            lambda: open_checked(s.model_copy(update={"model": str(saved)})),
+            work.inputs,
+            settings=DiffSettings(**{**told, "after": RESTORED}),
+            label=RESTORED,
+        )
+    return [{str(key): value for key, value in r.items()} for r in found.to_dict("records")]
 
 
 def first(work: Work, folder: Path) -> Restoration:

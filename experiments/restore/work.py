@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from experiments.restore.material import Material, Prompts, corpus_material, organism_material
 from experiments.restore.settings import RestoreSettings
@@ -54,7 +55,11 @@ class Judged:
 
 @dataclass(eq=False)
 class Work:
-    """What is restored and judged, and what was found so far in this process."""
+    """What is restored and judged, and what was found so far in this process.
+
+    Attributes:
+        changes: the table of before and after, of the first draw; empty where it was not asked for.
+    """
 
     settings: RestoreSettings
     inputs: Inputs
@@ -63,6 +68,7 @@ class Work:
     scope: Scope
     material: Material
     left_out: tuple[str, ...] = ()
+    changes: pd.DataFrame = field(default_factory=pd.DataFrame)
     _published: dict[int, Restoration] = field(default_factory=dict)
     _courses: dict[tuple[int, str], Restoration] = field(default_factory=dict)
     _judged: dict[Any, Judged] = field(default_factory=dict)
