@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,53 @@ class OnlineVariationalProbe(ClassifierMixin, BaseEstimator):
             )
         states(x.reshape(-1, x.shape[2]))
         self._advance(x, self._coded(labels.ravel()).reshape(labels.shape))
+        return self
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that was learned, as arrays; `with_state` goes on from it to the bit.
+
+        Raises:
+            NotFittedError: nothing learned yet.
+        """
+        check_is_fitted(self, "classes_")
+        counts = np.array([self.n_steps_, self.n_rows_, self._right], dtype=np.int64)
+        there = self._average is not None
+        basis, weights = self._average if self._average is not None else (np.zeros((0, 0)),) * 2
+        return {
+            "narrow": self._narrow.copy(),
+            "pull": self._pull.copy(),
+            "center": self.center_.copy(),
+            "scale": self.scale_.copy(),
+            "classes": self.classes_.copy(),
+            "counts": counts,
+            "code_length": np.array([self.code_length_]),
+            "codes": self.step_codes_ if self._codes else np.zeros(0),
+            **({"average_basis": basis.copy(), "average_weights": weights.copy()} if there else {}),
+        }
+
+    def with_state(self, state: Mapping[str, ArrayLike]) -> OnlineVariationalProbe:
+        """This probe with what `state` holds; options are the caller's to keep the same.
+
+        Raises:
+            ProbeError: arrays that are not those of one state.
+        """
+        try:
+            held = {name: np.asarray(value) for name, value in state.items()}
+            center, classes = held["center"], held["classes"]
+            self._begin(np.zeros((1, len(center))), classes)
+            if held["narrow"].shape != self._narrow.shape or held["scale"].shape != center.shape:
+                raise KeyError("arrays of one shape")
+            self._narrow, self._pull = held["narrow"].copy(), held["pull"].copy()
+            self.center_, self.scale_ = center.copy(), held["scale"].copy()
+            self.n_steps_, self.n_rows_, self._right = (int(n) for n in held["counts"])
+            self.code_length_ = float(held["code_length"][0])
+            self._codes = [held["codes"].copy()]
+            if "average_basis" in held:
+                self._average = held["average_basis"].copy(), held["average_weights"].copy()
+        except KeyError as error:
+            raise ProbeError(f"This is no state of an online probe: it lacks {error}.") from error
+        self.n_features_in_ = len(self.center_)
+        self._publish()
         return self
 
     def _begin(self, X: np.ndarray, classes: np.ndarray) -> None:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from geometry import Subspace
+from geometry import Subspace, overlap
+from interventions.decoupling import records, storing
+from interventions.decoupling.blocks import blocks_of
+from interventions.decoupling.following import Follower, Reading
+from interventions.decoupling.penalties import ENERGIES
+from interventions.decoupling.reading import Reader, States
 from interventions.decoupling.reference import Reference
-from interventions.decoupling.settings import DecouplingSettings
+from interventions.decoupling.settings import BOTH, SHARES, DecouplingSettings
+from interventions.decoupling.tap import Pass, Plane, Tap
+from interventions.decoupling.updates import UpdateProjector, trained_writers
+from interventions.errors import EditError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,15 +91,54 @@ class Decoupling:
             EditError: a standard or layers that are not there, only one variety, k above what the
                 varieties allow, no blocks found, no writers found (`gradient`).
         """
-        raise NotImplementedError
+        self.settings = settings or DecouplingSettings()
+        self._model, self._standard, self._progress = model, standard, progress
+        blocks = blocks_of(model)
+        wanted = range(len(blocks)) if self.settings.layers is None else self.settings.layers
+        outside = [layer for layer in wanted if not 0 <= layer < len(blocks)]
+        if outside:
+            raise EditError(
+                f"layers names block {outside[0]}; the model has blocks 0 to {len(blocks) - 1}."
+            )
+        self.layers = tuple(sorted(set(wanted)))
+        chosen = {layer: blocks[layer] for layer in self.layers}
+        self._reader = Reader(
+            model,
+            chosen,
+            reference,
+            standard=standard,
+            shuffled=self.settings.source == "shuffled",
+            seed=self.settings.seed,
+        )
+        self._reference = _digest(reference)
+        self._followers = self._new_followers()
+        self._tap = Tap(model, chosen)
+        self._projector = (
+            UpdateProjector(trained_writers(model, self.layers))
+            if self.settings.form == "gradient"
+            else None
+        )
+        self.n_steps = self.n_updates = 0
+        self._records: list[records.Record] = []
+        self._planes: dict[int, Plane] = {}
+        self._started: dict[int, np.ndarray] = {}
+        self._penalty = float("nan")
 
     def __enter__(self) -> Decoupling:
         """Hooks the model; the first time, also estimates the subspace at step 0."""
-        raise NotImplementedError
+        self._tap.hook()
+        try:
+            if not self._started:
+                self._start()
+            self._prepare()
+        except BaseException:
+            self._tap.unhook()
+            raise
+        return self
 
     def __exit__(self, *_: object) -> None:
         """Takes all hooks away, so that the model computes what its weights say."""
-        raise NotImplementedError
+        self._tap.unhook()
 
     def rows(
         self,
@@ -103,7 +154,12 @@ class Decoupling:
             EditError: (in the pass) another number of rows, a mask of another shape, `targets`
                 without labels, checkpoints made with use_reentrant=True.
         """
-        raise NotImplementedError
+        names = [varieties] if isinstance(varieties, str) else list(varieties)
+        asked = tokens if tokens is not None else self.settings.tokens
+        if isinstance(asked, str) and asked not in ("targets", "all"):
+            raise EditError(f"tokens is {asked!r}; use targets, all, or a mask [batch, pos].")
+        standard = [name == self._standard for name in names]
+        return self._tap.within(standard, asked, one_for_all=isinstance(varieties, str))  # type: ignore[arg-type]
 
     def loss(self) -> Float[Tensor, ""]:
         """The penalty of the passes since it was last asked for, at the present strength.
@@ -111,7 +167,20 @@ class Decoupling:
         Zero for `projection` and `gradient`. To be divided as the task's loss is where gradients
         are accumulated. f32, whatever autocast says.
         """
-        raise NotImplementedError
+        passes, self._tap.unread = self._tap.unread, []
+        device = next(self._model.parameters()).device
+        if self.settings.form in SHARES:
+            return torch.zeros((), device=device)
+        if not passes:
+            raise EditError(
+                "No pass was made under `rows` since the penalty was last asked for: call loss() "
+                "after each, outside torch.no_grad()."
+            )
+        with torch.autocast(device.type, enabled=False):
+            parts = [self._layer_penalty(layer, passes) for layer in self.layers]
+            found = self.strength * torch.stack([part.to(device) for part in parts]).mean()
+        self._penalty = float(found.detach())
+        return found
 
     def step(
         self, optimizer: Any | Callable[[], Any], *, task_loss: float | Tensor | None = None
@@ -126,38 +195,92 @@ class Decoupling:
         Raises:
             EditError: passes under `rows` whose penalty was never asked for.
         """
-        raise NotImplementedError
+        self.begin_update()
+        optimizer() if callable(optimizer) and not hasattr(optimizer, "step") else optimizer.step()
+        self.end_update(task_loss=task_loss)
+
+    def begin_update(self) -> None:
+        """What `step` does before the optimiser's own; for loops that do not leave it to `step`.
+
+        Raises:
+            EditError: as `step`.
+        """
+        if self._tap.unread and self.settings.form not in SHARES:
+            self._tap.forget()
+            raise EditError(
+                "A pass was made under `rows` and loss() was not called after it, so its penalty "
+                "reached no gradient: add decoupling.loss() to the task's loss."
+            )
+        if self._projector is not None:
+            self._projector.begin()
+
+    def end_update(self, *, task_loss: float | Tensor | None = None) -> None:
+        """What `step` does after the optimiser's own."""
+        if self._projector is not None:
+            self._projector.end(self._planes, self.strength)
+        said = self._tap.task_loss if task_loss is None else task_loss
+        last, strength = self._tap.last, self.strength
+        self.n_steps += 1
+        if self.n_steps % self._every == 0:
+            self.n_updates += 1
+            rows = self._reader.drawn(self._rows, self.n_updates)
+            before = {layer: one.followed for layer, one in self._followers.items()}
+            read = self._take(self._reader.states(rows))
+            seen = {} if last is None else last.dialect
+            self._record(
+                strength, read, seen, before, float("nan") if said is None else float(said)
+            )
+        self._tap.forget()
+        self._prepare()
 
     @property
     def strength(self) -> float:
         """λ or α of the present step."""
-        raise NotImplementedError
+        return self.settings.strength_at(self.n_steps)
 
     @property
     def subspaces(self) -> Mapping[int, Subspace]:
-        """What is decoupled from at each layer now; its mean is μ."""
-        raise NotImplementedError
+        """What is decoupled from at each layer now; its mean is μ. Empty before it is entered."""
+        if not self._started:
+            return {}
+        return {layer: one.subspace() for layer, one in self._followers.items()}
 
     def telemetry(self) -> pd.DataFrame:
         """A row for each update (0 is the estimate at step 0) and layer.
 
-        Columns: step, update, layer, strength; `inside`, the share of the energy of the last
-        batch's dialect states about their reference mean that lies in the subspace; `overlap`, mean
-        squared cosine of the subspace with the dialect's leading principal directions (8, or as
-        many as there are); `start_overlap` and `last_overlap` with the subspace at step 0 and at
-        the last update; `code_nats` a row of the probe's states before they were learned, and
-        `uniform_nats`; `probe_accuracy` of the same predictions; `task_loss`, `decoupling_loss` of
-        the last step. NaN where there is nothing to say.
+        Columns: step, update, layer, strength, k; `inside`, the share of the variance of the last
+        batch's dialect states (at step 0, of the other varieties' reference states) that lies in
+        the standard's subspace, tr(PΣ)/tr Σ; `overlap`, mean squared cosine of that subspace with
+        the states' 8 leading principal directions, and what it is by `chance`; `start_overlap` and
+        `last_overlap` with the subspace at step 0 and at the last update; `code_nats` a state of
+        the reference (the prequential code: before it was learned), `uniform_nats` without a probe;
+        `probe_accuracy` of the same predictions; `task_loss`, `decoupling_loss` of the last step.
+        The standard's subspace is always the followed one, also where a control is decoupled from
+        another; for `shuffled` it is the shuffled probe's. NaN where there is nothing to say.
         """
-        raise NotImplementedError
+        return records.frame(self._records)
 
     def save_telemetry(self, path: str | Path) -> Path:
         """Write `telemetry()` as Parquet, whole or not at all."""
-        raise NotImplementedError
+        return records.write(self._records, path)
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how it goes on: arrays under `arrays`, the rest as JSON can hold it."""
-        raise NotImplementedError
+        if not self._started:
+            raise EditError("This decoupling was never entered, so it has no state yet.")
+        arrays = {
+            f"{layer}.{name}": value
+            for layer, one in self._followers.items()
+            for name, value in one.state().items()
+        }
+        arrays |= {f"{layer}.started": basis for layer, basis in self._started.items()}
+        return {
+            **self._identity(),
+            "n_steps": self.n_steps,
+            "n_updates": self.n_updates,
+            "records": [asdict(record) for record in self._records],
+            "arrays": arrays,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on as the one that gave the state would have, to the bit.
@@ -165,11 +288,27 @@ class Decoupling:
         Raises:
             EditError: the state of other settings, varieties or layers.
         """
-        raise NotImplementedError
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise EditError(
+                    f"The state is that of another decoupling: its {name} are not this one's. Make "
+                    "it with the settings, layers, standard and reference that it was saved with."
+                )
+        parts: dict[int, dict[str, np.ndarray]] = {layer: {} for layer in self.layers}
+        for name, value in state["arrays"].items():
+            layer, _, rest = name.partition(".")
+            parts[int(layer)][rest] = np.asarray(value)
+        self._started = {layer: held.pop("started") for layer, held in parts.items()}
+        self._followers = self._new_followers()
+        for layer, held in parts.items():
+            self._followers[layer].load(held)
+        self.n_steps, self.n_updates = int(state["n_steps"]), int(state["n_updates"])
+        self._records = [records.Record(**record) for record in state["records"]]
+        self._prepare()
 
     def save(self, folder: str | Path) -> Path:
         """Write the state as `decoupling.safetensors` and `decoupling.json`."""
-        raise NotImplementedError
+        return storing.write_state(self.state_dict(), folder)
 
     def load(self, folder: str | Path) -> None:
         """`load_state_dict` from what `save` wrote.
@@ -177,4 +316,126 @@ class Decoupling:
         Raises:
             EditError: no such files, or the state of another decoupling.
         """
-        raise NotImplementedError
+        self.load_state_dict(storing.read_state(folder))
+
+    @property
+    def _every(self) -> int:
+        assert self.settings.every is not None
+        return self.settings.every
+
+    @property
+    def _rows(self) -> int:
+        """Reference texts of an update: a probe that is fitted anew needs as many as at step 0."""
+        fresh = self.settings.form == "paper"
+        return self.settings.start_rows if fresh else self.settings.reference_rows
+
+    def _new_followers(self) -> dict[int, Follower]:
+        names = self._reader.varieties
+        return {
+            layer: Follower(self.settings, names, self._standard, layer) for layer in self.layers
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a state to be this one's, as JSON gives it back."""
+        told = asdict(self.settings) | {"layers": list(self.layers)}
+        return {
+            "settings": told,
+            "varieties": list(self._reader.varieties),
+            "standard": self._standard,
+            "reference": self._reference,
+        }
+
+    def _start(self) -> None:
+        states = self._reader.states(self._reader.drawn(self.settings.start_rows, 0))
+        read = {
+            layer: one.start(states.layers[layer], states.variety, states.label, states.text)
+            for layer, one in self._followers.items()
+        }
+        self._started = {layer: one.followed for layer, one in self._followers.items()}
+        dialect = states.variety != self._reader.varieties.index(self._standard)
+        seen = {layer: torch.from_numpy(x[dialect]) for layer, x in states.layers.items()}
+        self._record(self.strength, read, seen, self._started, float("nan"))
+
+    def _take(self, states: States) -> dict[int, Reading]:
+        return {
+            layer: one.update(states.layers[layer], states.variety, states.label)
+            for layer, one in self._followers.items()
+        }
+
+    def _prepare(self) -> None:
+        """The tap does what the coming step needs."""
+        form = self.settings.form
+        self._planes = {layer: self._plane(layer) for layer in self.layers if self._started}
+        self._tap.planes = self._planes
+        self._tap.share = self.strength if form == "projection" else 0.0
+        self._tap.keeps_states = form not in SHARES
+        self._tap.keeps_dialect = (self.n_steps + 1) % self._every == 0
+
+    def _plane(self, layer: int) -> Plane:
+        follower = self._followers[layer]
+        block = self._tap.block(layer)
+        weight = next((p for p in block.parameters()), next(self._model.parameters()))
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        basis, mean = (
+            torch.tensor(x, dtype=dtype, device=weight.device)
+            for x in (follower.basis, follower.mean)
+        )
+        return Plane(basis, mean)
+
+    def _layer_penalty(self, layer: int, passes: Sequence[Pass]) -> Tensor:
+        """Mean energy of the tokens that count in some passes, at one layer."""
+        plane = self._planes[layer]
+        energy = ENERGIES[self.settings.form]
+        total, count = plane.basis.new_zeros(()), 0
+        for one in passes:
+            states, tokens = one.states.get(layer), one.tokens
+            if states is None or tokens is None:  # a pass that broke off
+                continue
+            wanted = tokens if self.settings.form in BOTH else one.of_dialect(tokens)
+            chosen = states[wanted.to(states.device)].to(plane.basis.dtype)
+            total = total + energy(chosen, plane).sum()
+            count += len(chosen)
+        return total / max(count, 1)
+
+    def _record(
+        self,
+        strength: float,
+        read: Mapping[int, Reading],
+        seen: Mapping[int, Tensor],
+        before: Mapping[int, np.ndarray],
+        task_loss: float,
+    ) -> None:
+        now = []
+        for layer, follower in self._followers.items():
+            basis = follower.followed
+            inside, shared, chance = records.look(seen.get(layer), basis)
+            now.append(
+                records.Record(
+                    step=self.n_steps,
+                    update=self.n_updates,
+                    layer=layer,
+                    strength=strength,
+                    k=follower.k,
+                    inside=inside,
+                    overlap=shared,
+                    chance=chance,
+                    start_overlap=overlap(basis, self._started[layer]),
+                    last_overlap=overlap(basis, before[layer]),
+                    code_nats=read[layer].nats,
+                    uniform_nats=float(np.log(follower.n_classes)),
+                    probe_accuracy=read[layer].accuracy,
+                    task_loss=task_loss,
+                    decoupling_loss=self._penalty,
+                )
+            )
+        self._records += now
+        records.tell(self._progress, now)
+
+
+def _digest(reference: Reference) -> str:
+    held = hashlib.sha256()
+    for tensor in (reference.ids, reference.counted):
+        held.update(repr(tuple(tensor.shape)).encode())
+        held.update(tensor.cpu().contiguous().numpy().tobytes())
+    held.update(repr((reference.varieties, reference.groups)).encode())
+    return held.hexdigest()

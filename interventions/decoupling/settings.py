@@ -21,6 +21,8 @@ _STRENGTHS: dict[str, float] = {
     "gradient": 1.0,
 }
 SHARES = ("projection", "gradient")
+#: Forms that are put on the standard's own rows too.
+BOTH = ("paper", "l2")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class DecouplingSettings:
         origin: μ, whose coordinates the states are pulled to: the mean of the reference states of
             the other varieties, of the standard, of all, or zero. `paper` and `l2` know none.
         tokens: which states of a training batch count: those of tokens with a label (`targets`), or
-            all that are not padding. A mask given to `rows` is in place of either.
+            all that are not padding. Where None, all for `paper` and `l2` and targets for the rest.
+            A mask given to `rows` is in place of either.
         every: optimiser steps between two updates of the probe; 10 where None, and 500 for
             `paper`, whose probe is fitted anew each time.
         reference_rows: reference texts behind an update, rounded up to whole groups.
@@ -74,7 +77,7 @@ class DecouplingSettings:
     explained: float = 0.9
     space: Literal["patterns", "weights"] = "patterns"
     origin: Origin = "others"
-    tokens: Literal["targets", "all"] = "targets"
+    tokens: Literal["targets", "all"] | None = None
     every: int | None = None
     reference_rows: int = 16
     start_rows: int = 256
@@ -87,7 +90,9 @@ class DecouplingSettings:
         for name, kind in (("form", Form), ("source", Source), ("origin", Origin)):
             one_of(name, getattr(self, name), get_args(kind))
         one_of("space", self.space, ("patterns", "weights"))
-        one_of("tokens", self.tokens, ("targets", "all"))
+        if self.tokens is None:
+            object.__setattr__(self, "tokens", "all" if self.form in BOTH else "targets")
+        one_of("tokens", str(self.tokens), ("targets", "all"))
         if self.strength is None:
             object.__setattr__(self, "strength", _STRENGTHS[self.form])
         if self.every is None:
