@@ -104,6 +104,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             "experiments.token_shift:run_token_shift",
             positionals=("base", "model"),
         ),
+        Experiment(
+            "decouple",
+            "Whether fine-tuning on a dialect gains from decoupling it from the standard.",
+            "experiments.decouple:DecoupleSettings",
+            "experiments.decouple:run_decouple",
+        ),
     )
 }
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from experiments.figures.angles import chart_angle_spectrum
 from experiments.figures.causes import chart_ablation_loss, chart_patching_map, chart_refusal
 from experiments.figures.changes import chart_before_after
+from experiments.figures.decoupling import (
+    chart_decoupling_gain,
+    chart_decoupling_pareto,
+    chart_decoupling_strength,
+)
 from experiments.figures.directions import chart_direction_cosine, chart_direction_layers
 from experiments.figures.kinship import chart_dendrogram
 from experiments.figures.lenses import (
@@ -61,6 +66,9 @@ __all__ = [
     "chart_shift_classes",
     "chart_shift_layers",
     "chart_shift_examples",
+    "chart_decoupling_gain",
+    "chart_decoupling_pareto",
+    "chart_decoupling_strength",
     "save_chart",
     "depths",
     "variety_colours",
