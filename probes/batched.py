@@ -13,14 +13,19 @@ from numpy.typing import ArrayLike
 from probes.checks import states
 from probes.errors import ProbeError
 from probes.linear import LinearProbe
+from probes.matrices import spaced
 from probes.newton import solve
 from probes.readout import scales
+from probes.spaces import Part, Rows
 from probes.splits import Fold
 
 #: Largest gradient, per row, at which a fit is done: that of `LinearProbe`.
 TOL = 1e-6
 #: Below this share of the variance over all rows, a fold's is computed from its own rows.
-_NARROW = 1e-6
+_NARROW = 0.1
+#: Folds share a Gram matrix where there are as many rows for each column of weights. With more
+#: columns the Gram matrix is the lesser part, and what sharing it adds to each column the greater.
+_ROWS_TO_A_COLUMN = 40
 F32 = np.float32
 
 
@@ -62,8 +67,9 @@ def fit_folds(
 ) -> FoldFits:
     """What `LinearProbe(C).fit(x[train], labels[train])` finds, for every labelling and fold.
 
-    Features are centred and scaled by the training rows of each fold, as there; what is shared is
-    the Gram matrix of a fold, and the products with it, among all labelings. See `probes.newton`.
+    Features are scaled by the training rows of each fold, as there; what is shared is the products
+    with a Gram matrix among all labelings, and with few labelings that matrix among the folds. See
+    `probes.newton` and `probes.spaces`.
     A fit is judged by the gradient at what was found. One that single precision leaves above
     `tol` is done again in double precision, and failing that by `LinearProbe`. One whose training
     rows lack a class goes to `LinearProbe` at once, for the classes that they have.
@@ -107,7 +113,7 @@ def fit_folds(
     coef = np.full((len(codes), len(folds), columns, rows.shape[1]), np.nan)
     intercept = np.full((len(codes), len(folds), columns), np.nan)
     refitted = 0
-    for number, fold in enumerate(_scaled(rows, folds)):
+    for number, fold in enumerate(_scaled(rows, folds, len(codes) * columns)):
         own = codes[:, fold.train]
         whole = np.array([len(np.unique(code)) == classes for code in own])
         weights, levels, settled, again = _settled(rows, fold, own[whole], classes, 1 / C, tol)
@@ -115,9 +121,10 @@ def fit_folds(
         done = np.flatnonzero(whole)[settled]
         coef[done, number] = weights / fold.scale
         intercept[done, number] = levels - coef[done, number] @ fold.centre
-        turned, levels = weights.transpose(0, 2, 1).astype(F32), levels[:, None, :]
-        logits[np.ix_(done, fold.test)] = fold.held @ turned + levels
-        for index, found in zip(done, fold.own @ turned + levels, strict=True):
+        levels = levels[:, None, :]
+        trained, held = fold.logits(weights)
+        logits[np.ix_(done, fold.test)] = held + levels
+        for index, found in zip(done, trained + levels, strict=True):
             accuracy[index, number] = _balanced(found, codes[index, fold.train])
         for index in np.setdiff1d(np.arange(len(codes)), done):
             refitted += 1
@@ -132,45 +139,73 @@ def fit_folds(
 
 @dataclass(frozen=True, eq=False)
 class _Scaled:
-    """One fold: rows centred and scaled by the training rows, those rows and the others, in f32."""
+    """One fold, features centred and scaled, in f32.
+
+    Its training rows are a part of rows that the folds share, centred for all of them, which an
+    intercept makes good; or an array, and `held` the test rows.
+    """
 
     train: np.ndarray
     test: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
-    own: np.ndarray
+    own: np.ndarray | Part
     held: np.ndarray
 
+    def logits(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of weights `[labelings, classes, d]`, on training and on test rows, classes last."""
+        weights = weights.astype(F32)
+        if isinstance(self.own, Part):
+            every = self.own.logits(weights).transpose(0, 2, 1)
+            return every[:, self.train], every[:, self.test]
+        turned = weights.transpose(0, 2, 1)
+        return self.own @ turned, self.held @ turned
 
-def _scaled(x: np.ndarray, folds: Sequence[Fold]) -> Iterator[_Scaled]:
-    """Each fold in turn; the moments of all of them are sums over the same squares."""
+
+def _scaled(x: np.ndarray, folds: Sequence[Fold], columns: int) -> Iterator[_Scaled]:
+    """Each fold in turn, for `columns` of weights; moments of all are sums over the same squares.
+
+    Folds share where that costs less: the inverse and the Gram matrix of all rows, once, are to
+    be less than those of every fold.
+    """
     middle = x.mean(axis=0)
     moved = x - middle
-    squares = moved * moved
-    unit = np.sqrt(squares.mean(axis=0))
+    unit = np.sqrt(np.einsum("nd,nd->d", moved, moved) / len(x))
     flat = unit <= 1e-9 * np.abs(x).max(axis=0)
     unit[flat] = 1.0
-    moved /= unit
-    squares /= unit * unit
-    inside = np.zeros((len(folds), len(x)))
+    rows = spaced(len(x), x.shape[1], F32)
+    np.multiply(moved, 1 / unit, out=rows, casting="same_kind")
+    inside = np.zeros((len(folds), len(x)), F32)
     for row, (train, _) in zip(inside, folds, strict=True):
         row[train] = 1 / len(train)
-    means = inside @ moved
-    variances = inside @ squares - means**2
-    rows = moved.astype(np.float32)
+    means = inside @ rows
+    variances = inside @ (rows * rows) - means**2
+    constant = np.flatnonzero(flat)
+    constant = constant[np.ptp(x[:, constant], axis=0) == 0]
+    flat[constant], variances[:, constant] = False, 1.0
+    sizes = [len(train) for train, _ in folds]
+    sharing = sum(size**3 for size in sizes) > len(x) ** 3 and max(sizes) <= x.shape[1]
+    sharing &= _ROWS_TO_A_COLUMN * columns <= len(x)
+    shared = None
     for (train, test), mean, variance in zip(folds, means, variances, strict=True):
         # Where a fold hardly varies, the difference of two sums says nothing of how much.
         narrow = np.flatnonzero(flat | (variance < _NARROW))
         spread = np.sqrt(np.maximum(variance, _NARROW))
-        centre, scale = middle + unit * mean, unit * spread
+        scale = unit * spread
+        if sharing and len(narrow) == 0:
+            shared = shared or Rows(rows)
+            part = Part(shared, train, test, 1 / spread)
+            yield _Scaled(train, test, middle, scale, part, rows[:0])
+            continue
+        centre = middle + unit * mean
         own, held = rows[train], rows[test]
-        for part in (own, held):
-            part -= mean.astype(F32)
-            part *= (1 / spread).astype(F32)
+        for some in (own, held):
+            some -= mean
+            some *= 1 / spread
         if len(narrow):
-            some = x[:, narrow]
-            centre[narrow], scale[narrow] = some[train].mean(axis=0), scales(some[train])
-            exact = (some - centre[narrow]) / scale[narrow]
+            few = x[:, narrow]
+            centre[narrow], scale[narrow] = few[train].mean(axis=0), scales(few[train])
+            exact = (few - centre[narrow]) / scale[narrow]
             own[:, narrow], held[:, narrow] = exact[train], exact[test]
         yield _Scaled(train, test, centre, scale, own, held)
 
@@ -186,15 +221,15 @@ def _settled(
     weights = np.zeros((*targets.shape[:2], x.shape[1]))
     levels, settled = np.zeros(targets.shape[:2]), np.zeros(len(codes), dtype=bool)
     again = 0
-    for own in (lambda: fold.own, lambda: (x[fold.train] - fold.centre) / fold.scale):
+    for real in (F32, np.float64):
         todo = np.flatnonzero(~settled)
         if len(todo) == 0:
             break
-        z = own()
-        again = len(todo) if z.dtype == np.float64 else 0
+        z = fold.own if real is F32 else (x[fold.train] - fold.centre) / fold.scale
+        again = 0 if real is F32 else len(todo)
         # What rounding spoils is seen by the gradient, or leaves a matrix that is not positive.
         with np.errstate(all="ignore"), suppress(np.linalg.LinAlgError):
-            found = solve(z, targets[todo].astype(z.dtype), penalty, tol=tol)
+            found = solve(z, targets[todo].astype(real), penalty, tol=tol)
             weights[todo], levels[todo] = found.weights, found.intercepts
             settled[todo] = found.gradient <= tol
     again -= int((~settled).sum())

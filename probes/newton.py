@@ -8,7 +8,8 @@ S(KV) + λV, where S(t) = P∘(t - Σ_c P∘t) (Böhning 1992). Otherwise the un
 
 The Newton equations are solved by conjugate gradients with the preconditioner M = (hK + λ)⁻¹, h
 near the mean of p(1 - p), which all labelings share. It also gives KMr = (r - λMr)/h, so that an
-iteration costs one product with an n × n matrix and none with K. (This use of M is ours.)
+iteration costs one product with an n × n matrix and none with K. (This use of M is ours; how
+folds share K and M is said in `probes.spaces`.)
 
 Arrays are [labelings, classes, rows], rows last, so that what is done to every row of a class runs
 through memory in order, in the precision of Z.
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from probes.spaces import ByFeature, ByRow, ByRowOfPart, Part, dots
+
 Array = np.ndarray[Any, Any]
 
 #: Newton steps, iterations within one of them, and evaluations of one line search, at most.
@@ -29,10 +32,7 @@ _STEPS, _ITERATIONS, _SEARCHES = 30, 60, 15
 #: Share of the residual that a step leaves, but for the last.
 _FORCING = 0.1
 #: h at the start, in terms of that for even odds. Fits to more features than rows end far below.
-_EASE = 0.1
-#: The preconditioner is made anew when h is off by this factor, or by the second after a step that
-#: took more than `_SLOW` iterations.
-_STALE, _STALE_AND_SLOW, _SLOW = 40.0, 2.0, 30
+_EASE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Solutions:
 
 
 def solve(
-    z: Float[np.ndarray, "n d"],
+    z: Float[np.ndarray, "n d"] | Part,
     targets: Float[np.ndarray, "labelings classes n"],
     penalty: float,
     *,
@@ -60,12 +60,17 @@ def solve(
 ) -> Solutions:
     """The weights of every labelling, to a gradient of `tol` per row where the precision allows.
 
+    `z` is the rows, or a `Part` of rows that other fits share, which takes a weight for each row.
     A labelling that is there is set aside; one that will not get there comes with the best point
     it had. `targets` are 0 and 1, of the dtype of `z`, one row of them where there are two
     classes; every class must occur.
     """
-    space = (_ByRow if len(z) <= z.shape[1] else _ByFeature)(z, penalty)
-    n, (count, classes, _) = len(z), targets.shape
+    space: Any
+    if isinstance(z, Part):
+        space = ByRowOfPart(z, penalty)
+    else:
+        space = (ByRow if len(z) <= z.shape[1] else ByFeature)(z, penalty)
+    count, classes, n = targets.shape
     live, products, step = np.arange(count), 1, 0
     now = _start(space, targets)
     unknowns = now.a.copy()
@@ -88,112 +93,8 @@ def solve(
         v, vb, used = _newton_step(space, now, r, rb, rest)
         products += used + 1
         t = space.logits(v)
-        now = _moved(space, now, v, vb, t, -space.inner(r, v, t) - _dots(rb, vb))
+        now = _moved(space, now, v, vb, t, -space.inner(r, v, t) - dots(rb, vb))
     return Solutions(space.weights(unknowns), intercepts, gradient, step, products)
-
-
-class _Space:
-    """The unknowns, and what maps them to logits and back."""
-
-    def __init__(self, z: Array, gram: Array, penalty: float) -> None:
-        self.z, self.gram, self.penalty = z, gram, z.dtype.type(penalty)
-        self.level = float(np.trace(gram)) / len(gram)
-        self.h, self.slow = 0.0, False
-
-    def prepare(self, h: float) -> None:
-        """Makes the preconditioner for h, unless the one at hand will do."""
-        # Where K is not felt beside the penalty, KMr would be lost in rounding.
-        h = max(h, 1e-2 * float(self.penalty) / self.level if self.level else h)
-        off = max(h / self.h, self.h / h) if self.h else np.inf
-        if off > _STALE or (self.slow and off > _STALE_AND_SLOW):
-            self.h = h
-            system = self.z.dtype.type(h) * self.gram
-            system.flat[:: len(system) + 1] += self.penalty
-            self.inverse = _Blocks(_inverse(system))
-
-    def precondition(self, r: Array) -> tuple[Array, Array]:
-        """Mr, and its logits."""
-        raise NotImplementedError
-
-
-class _ByRow(_Space):
-    """A weight for each row."""
-
-    def __init__(self, z: Array, penalty: float) -> None:
-        super().__init__(z, z @ z.T, penalty)
-
-    def precondition(self, r: Array) -> tuple[Array, Array]:
-        v = self.inverse.times(r)
-        t = self.penalty * v
-        np.subtract(r, t, out=t)
-        t *= self.z.dtype.type(1 / self.h)
-        return v, t
-
-    def logits(self, v: Array) -> Array:
-        return _times(v, self.gram)
-
-    def pull(self, residual: Array) -> Array:
-        return residual
-
-    def inner(self, u: Array, v: Array, logits_of_v: Array) -> Array:
-        return _dots(u, logits_of_v)
-
-    def weights(self, v: Array) -> Array:
-        return _times(v, self.z)
-
-    slope = weights
-
-
-class _ByFeature(_Space):
-    """A weight for each feature."""
-
-    def __init__(self, z: Array, penalty: float) -> None:
-        super().__init__(z, z.T @ z, penalty)
-        self.down, self.across = _Blocks(z), _Blocks(z.T)
-
-    def precondition(self, r: Array) -> tuple[Array, Array]:
-        v = self.inverse.times(r)
-        return v, self.logits(v)
-
-    def logits(self, v: Array) -> Array:
-        return self.across.times(v)
-
-    def pull(self, residual: Array) -> Array:
-        return self.down.times(residual)
-
-    def inner(self, u: Array, v: Array, logits_of_v: Array) -> Array:
-        return _dots(u, v)
-
-    def weights(self, v: Array) -> Array:
-        return v
-
-    slope = weights
-
-
-class _Blocks:
-    """A matrix [m, k] that is multiplied often, cut into columns.
-
-    A few rows times a matrix is small enough, cut so, for BLAS to take it as it lies; whole, it
-    would be copied into another order every time, which took as long as the product.
-    """
-
-    WIDTH = 32
-
-    def __init__(self, matrix: Array) -> None:
-        m, self.k = matrix.shape
-        count = -(-self.k // self.WIDTH)
-        whole = np.zeros((m, count * self.WIDTH), matrix.dtype)
-        whole[:, : self.k] = matrix
-        self.blocks = np.ascontiguousarray(whole.reshape(m, count, self.WIDTH).transpose(1, 0, 2))
-
-    def times(self, v: Array) -> Array:
-        """v [..., m] times the matrix."""
-        rows = v.reshape(-1, v.shape[-1])
-        count = len(self.blocks)
-        found = np.empty((len(rows), count * self.WIDTH), v.dtype)
-        aim = found.reshape(len(rows), count, self.WIDTH).transpose(1, 0, 2)
-        np.matmul(rows, self.blocks, out=aim)
-        return np.ascontiguousarray(found[:, : self.k]).reshape(*v.shape[:-1], self.k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +122,8 @@ def _start(space: Any, y: Array) -> _Point:
         b -= b.mean(axis=1, keepdims=True)
     space.prepare(_EASE * even)
     r = space.pull(y - share)
-    v, t = space.precondition(r)
+    v, _ = space.precondition(r)
+    t = space.logits(v)
     zero = np.zeros_like(y)
     here = _Point(np.zeros_like(v), b, zero, zero + share, y)
     # A whole step can overshoot to where the loss is flat, so this search is a narrow one.
@@ -242,7 +144,7 @@ def _newton_step(
     v, vb = np.zeros_like(r), np.zeros_like(rb)
     z, t = space.precondition(r)
     zb = level * rb
-    size = first = space.inner(r, z, t) + _dots(rb, zb)
+    size = first = space.inner(r, z, t) + dots(rb, zb)
     q, tq, qb = z, t, zb
     going, used = size > 0, 1
     for _ in range(_ITERATIONS):
@@ -251,7 +153,7 @@ def _newton_step(
         hb = bent.sum(axis=2, keepdims=True)
         hq = space.pull(bent)
         hq += space.penalty * q
-        pace = _ratio(size, space.inner(hq, q, tq) + _dots(hb, qb)) * going
+        pace = _ratio(size, space.inner(hq, q, tq) + dots(hb, qb)) * going
         pace = pace.astype(real)[:, None, None]
         v += pace * q
         vb += pace * qb
@@ -260,7 +162,7 @@ def _newton_step(
         rb = rb - pace * hb
         z, t = space.precondition(r)
         zb = level * rb
-        new = space.inner(r, z, t) + _dots(rb, zb)
+        new = space.inner(r, z, t) + dots(rb, zb)
         # Where rounding has the better of it the residual grows, and no product helps.
         going &= (new > rest**2 * first) & (new < 100 * first)
         if not going.any():
@@ -271,7 +173,7 @@ def _newton_step(
         tq *= turn
         tq += t
         qb, size = zb + turn * qb, new
-    space.slow = used > _SLOW
+    space.took(used)
     return v, vb, used
 
 
@@ -292,11 +194,11 @@ def _moved(
     for _ in range(_SEARCHES):
         pace = tried
         p = _probabilities(start + pace.astype(real)[:, None, None] * change)
-        slope = steep + _dots(change, p - now.p) + pace * bend
+        slope = steep + dots(change, p - now.p) + pace * bend
         far = np.abs(slope) > rest * np.abs(steep)
         if not far.any():
             break
-        curve = _dots(_curvature(p, change), change) + bend
+        curve = dots(_curvature(p, change), change) + bend
         low = np.where(slope < 0, np.maximum(low, pace), low)
         high = np.where(slope > 0, np.minimum(high, pace), high)
         middle = np.where(np.isinf(high), 2 * pace, (low + high) / 2)
@@ -323,16 +225,6 @@ def _curvature(p: Array, t: Array) -> Array:
     return s
 
 
-def _times(v: Array, matrix: Array) -> Array:
-    """v [..., m] times matrix [m, k], as one product."""
-    return (v.reshape(-1, v.shape[-1]) @ matrix).reshape(*v.shape[:-1], matrix.shape[1])
-
-
-def _dots(u: Array, v: Array) -> Array:
-    """Inner products [labelings], in f64."""
-    return np.array([np.dot(a.ravel(), b.ravel()) for a, b in zip(u, v, strict=True)], np.float64)
-
-
 def _largest(u: Array) -> Array:
     return np.abs(u).max(axis=(1, 2))
 
@@ -340,42 +232,3 @@ def _largest(u: Array) -> Array:
 def _ratio(u: Array, v: Array) -> Array:
     """u / v, and 0 where v is not above 0: there is nothing left to gain."""
     return np.divide(u, v, out=np.zeros_like(u), where=v > 0)
-
-
-def _inverse(s: Array) -> Array:
-    """The inverse of a symmetric positive matrix, by its Cholesky factor.
-
-    By halves, so that nearly all of it is matrix products; LAPACK's routine, as SciPy calls it,
-    would hold up every other thread meanwhile.
-    """
-    return _squared(_inverse_root(s))
-
-
-def _inverse_root(s: Array) -> Array:
-    """L⁻¹ of s = LLᵀ."""
-    n = len(s)
-    if n <= 64:
-        return np.linalg.inv(np.linalg.cholesky(s))
-    k = n // 2
-    first = _inverse_root(s[:k, :k])
-    below = s[k:, :k] @ first.T
-    second = _inverse_root(s[k:, k:] - below @ below.T)
-    root = np.zeros_like(s)
-    root[:k, :k], root[k:, k:] = first, second
-    root[k:, :k] = -second @ (below @ first)
-    return root
-
-
-def _squared(root: Array) -> Array:
-    """RᵀR of a lower triangle, half of which is known to be nought."""
-    n = len(root)
-    if n <= 160:
-        return root.T @ root
-    k = n // 2
-    corner = np.ascontiguousarray(root[k:, :k])
-    out = np.empty_like(root)
-    out[:k, :k] = _squared(root[:k, :k]) + corner.T @ corner
-    out[k:, k:] = _squared(root[k:, k:])
-    out[:k, k:] = corner.T @ root[k:, k:]
-    out[k:, :k] = out[:k, k:].T
-    return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from threading import Lock
 from typing import TypeVar
 
@@ -27,7 +28,8 @@ def each(
     Threads of this process, since NumPy lets others run while it computes: nothing is copied or
     started. BLAS is held to one thread meanwhile, whatever the number of workers: on shared cores
     its own threads wait for one another, and how a sum is rounded must not depend on how many
-    pieces there are.
+    pieces there are. Where there is a thread for every core, each is kept on one, on Linux: threads
+    that hand Python's lock to one another are at times left on the same core for seconds.
 
     Raises:
         ProbeError: fewer than one worker.
@@ -39,8 +41,21 @@ def each(
     with _ONE_AT_A_TIME, threadpool_limits(1, user_api="blas"):
         if count <= 1:
             return [function(piece) for piece in todo]
-        with ThreadPoolExecutor(count) as crew:
+        places: SimpleQueue[int] = SimpleQueue()
+        if count == cores() and hasattr(os, "sched_setaffinity"):
+            for core in os.sched_getaffinity(0):
+                places.put(core)
+        with ThreadPoolExecutor(count, initializer=_settle, initargs=(places,)) as crew:
             return list(crew.map(function, todo))
+
+
+def _settle(places: SimpleQueue[int]) -> None:
+    """Keeps this thread on a core of its own, if there are any; and OpenMP's, which each thread
+    has for itself, to this one.
+    """
+    threadpool_limits(1, user_api="openmp")
+    if not places.empty():
+        os.sched_setaffinity(0, {places.get()})
 
 
 def cores() -> int:
