@@ -38,13 +38,14 @@ def ends(work: Work) -> Iterator[dict[str, Any]]:
 
 def restored(work: Work, folder: Path) -> Iterator[dict[str, Any]]:
     """The method with its rules of stopping, and as many weights by every other rule."""
-    made = [work.published(draw, folder / f"restore-{draw}") for draw in _draws(work)]
+    records = [folder / f"restore-{draw}" for draw in _draws(work)]
+    made = [work.published(draw, record) for draw, record in enumerate(records)]
     for draw, one in enumerate(made):
         told: dict[str, Any] = {"edit": RESTORED, "seed": draw, "position": len(one.moves)}
         yield row("restored_share", one.share(), unit="share of weights", **told)
         yield row("restored_steps", len(one.moves), reference=one.stopped, unit="steps", **told)
         yield row("restored_rollback", float(one.rollback), unit="on or off", **told)
-    own = [work.after(one) for one in made]
+    own = [work.after_published(draw, record) for draw, record in enumerate(records)]
     told = {"edit": RESTORED, "control": ""}
     yield from _figures(work, own, **told)
     yield _task_change(work, own, **told)

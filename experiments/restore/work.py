@@ -146,6 +146,13 @@ class Work:
 
         return self._once(names, measured)
 
+    def after_published(self, draw: int, record: Path | None) -> Judged:
+        """The model that the method with all its rules leaves."""
+        made = self.published(draw, record)
+        if made.moves and not made.rollback:  # the same moves as without the rules, cut off
+            return self.after(self.course(draw, ""), len(made.moves))
+        return self.after(made)
+
     def after(self, restoration: Restoration, step: int | None = None) -> Judged:
         """The model restored up to a step."""
 

@@ -1,4 +1,4 @@
-"""`isogloss run restore` on the organisms: refusals come back, controls fail, the folder is whole."""
+"""`isogloss run restore` on organisms: refusals come back, controls fail, the folder is whole."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from experiments.restore.stages import BLOCKS, CURVE, ENDS, FULL, RESTORED
 
 SMALL: dict[str, Any] = {
     "draws": 2,
-    "steps": 2,
-    "at": [1, 2],
+    "steps": 1,
+    "at": [1],
     "max_requests": 64,
-    "held_out": 60,
+    "held_out": 48,
+    "new_tokens": 4,
     "diff": False,
 }
 
@@ -129,9 +130,9 @@ def test_the_curve_starts_at_the_model_before_for_every_rule(results: pd.DataFra
     before = one(results, "harmful_rate", "")
     start = points[points["step"] == 0]
     assert len(start) == 4 and (start["value"] == before).all()
-    assert len(points) == 4 * 3
+    assert len(points) == 4 * 2
     own = points[points["rule"].str.startswith("gradient")].set_index("step")
-    assert own.loc[2, "value"] == one(results, "harmful_rate", CURVE, position=2)
+    assert own.loc[1, "value"] == one(results, "harmful_rate", CURVE, position=1)
     for chart in (chart_restoring, chart_restored_weights):
         assert chart(results).to_dict() and chart(results, "dark").to_dict()
         assert "restored no weights" in json.dumps(chart(results.head(0)).to_dict())
@@ -196,7 +197,7 @@ def test_a_task_of_ones_own_is_read_from_json_lines(corpus: Path, tmp_path: Path
     assert len(m.task.texts) == 20 and set(m.task.replies) == {" ok ."}
     assert set(m.task.groups).isdisjoint(m.prompts[0].task.groups)
     task.write_text('{"prompt": "a"}\n')
-    with pytest.raises(ConfigError, match="Line 1 of .*`prompt` and `reply`"):
+    with pytest.raises(ConfigError, match=r"Line 1 of .*`prompt` and `reply`"):
         run_restore(settings, out=tmp_path / "x", progress=False)
     task.write_text(json.dumps(lines[0]))
     with pytest.raises(ConfigError, match="holds 1 prompts"):
@@ -230,10 +231,39 @@ def test_the_command_says_what_it_lacks(
     assert "organism/no-such" in capsys.readouterr().err
 
 
-def test_figures_repeat_with_the_seed(results: pd.DataFrame, tmp_path: Path) -> None:
-    again = run_restore(
-        RestoreSettings(**SMALL | {"save": False}), out=tmp_path / "again", progress=False
+def test_prompts_follow_from_the_seed() -> None:
+    one, same, other = (
+        organism_material(RestoreSettings(**SMALL | {"seed": seed})) for seed in (3, 3, 4)
     )
-    other = pd.read_parquet(again.path / "results.parquet")
+    assert one == same and one != other
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_figures(
+    results: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.restore import stages
+
+    settings = RestoreSettings(**SMALL)
+    with monkeypatch.context() as patched:
+
+        def cut_off(*_: Any) -> Any:
+            raise KeyboardInterrupt
+
+        patched.setattr(stages, "where", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run_restore(settings, out=tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "stages" / "restore-1" / "restoration.json").is_file()
+    run = run_restore(settings, out=tmp_path / "run", progress=False)
+    again = pd.read_parquet(run.path / "results.parquet")
     for column in ("value", "low", "high"):
-        assert np.array_equal(results[column], other[column], equal_nan=True)
+        assert np.array_equal(results[column], again[column], equal_nan=True)
+
+
+def test_before_and_after_stand_beside_the_results(tmp_path: Path) -> None:
+    small = {"draws": 1, "held_out": 8, "max_groups": 8, "sites": ["resid_post"]}
+    settings = RestoreSettings(**SMALL | small | {"diff": True, "save": False, "layers": [1]})
+    run = run_restore(settings, out=tmp_path / "run", progress=False)
+    table = pd.read_parquet(run.path / "before_after.parquet")
+    kl = table[(table["measure"] == "next_token_kl") & (table["edit"] == RESTORED)]
+    assert len(kl) and (kl["value"] > 0).all()
+    assert (run.path / "figures" / "before_after.png").is_file()
