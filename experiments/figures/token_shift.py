@@ -185,7 +185,9 @@ def chart_shift_classes(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
 def chart_shift_layers(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
     """From which block on the patched base ranks the token first, beside states of no meaning."""
     rows = frame[frame["measure"].isin(["patched_top_share", "gap_closed", "lens_top_share"])]
-    rows = rows[(rows["behaviour"] == "") & (rows["reference"] == "")]
+    # The shifted tokens, where there are any; else all that base does not rank first.
+    shifted = bool((rows["reference"] == _KINDS[-1]).any())
+    rows = rows[(rows["behaviour"] == "") & (rows["reference"] == (_KINDS[-1] if shifted else ""))]
     if rows.empty:
         return empty_chart("Where tokens are decided was not asked; the report says why.", theme)
     rows, labels = with_depth(with_text(rows), rows)
@@ -224,7 +226,7 @@ def chart_shift_layers(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
             read, labels, "share of tokens", "logit lens ranks it first", sides, looks, "states of"
         )
     )
-    told = "Where the tokens are decided that base would not have written"
+    told = f"Where the tokens are decided that are {'shifted' if shifted else 'not unshifted'}"
     said = (
         "One state, that of the last token so far, is put into base at a block's output, and base "
         "goes on from there. Right: what either model's own states say when read at once. Bars: "

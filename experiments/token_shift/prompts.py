@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from activations import CaptureError
 from experiments.settings import ConfigError
 from experiments.token_shift.settings import TokenShiftSettings
 
@@ -156,9 +157,17 @@ class Prompter:
                 f"Setting 'shots': {count} examples were asked for and there are {len(examples)} "
                 f"{kind} ones; give more by `examples`."
             )
+        try:
+            return self._before(request, kind, examples[:count])
+        except CaptureError as error:
+            if not count:
+                raise
+            raise ConfigError(f"With {count} {kind} examples (setting `shots`): {error}") from None
+
+    def _before(self, request: str, kind: str, examples: Examples) -> list[int]:
         if not self.in_chat:
             system = SYSTEM if kind == CAREFUL else CONTROL_SYSTEM
-            return self.before.encode(plain_text(request, examples[:count], system * bool(count)))
+            return self.before.encode(plain_text(request, examples, system * bool(examples)))
         if not self.model.has_chat_template:
             raise ConfigError(
                 f"Setting 'shots_template': {self.model.name} has no chat template to show "
@@ -166,7 +175,7 @@ class Prompter:
             )
         turns = [
             {"role": role, "content": text}
-            for pair in examples[:count]
+            for pair in examples
             for role, text in zip(("user", "assistant"), pair, strict=True)
         ]
         text = self.model.tokenizer.apply_chat_template(

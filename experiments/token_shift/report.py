@@ -118,13 +118,17 @@ def _positions(own: pd.DataFrame, sides: list[str]) -> Iterator[str]:
     moved = moved[moved["position"] >= 0].sort_values("position")
     if len(kl) < 2:
         return
-    later = moved.iloc[1:]
+    # Few answers reach the last positions, and the largest of many uncertain figures says little.
+    later = moved.iloc[1:][moved.iloc[1:]["n"] >= moved.iloc[0]["n"] / 2]
+    if later.empty:
+        return
+    after = kl[kl["position"].isin(later["position"])]
     least = later.loc[later["value"].idxmin()]
     yield (
         f"By position: at the first token {1 - moved.iloc[0]['value']:.2f} are not unshifted and "
         f"the KL from the aligned model to base is {figure(kl.iloc[0])} nats; later the largest "
         f"share is {1 - least['value']:.2f}, at position {int(least['position'])}, and the largest "
-        f"KL {kl.iloc[1:]['value'].max():.2g}."
+        f"KL {after['value'].max():.2g} (of positions that half of the answers reach)."
     )
     for side in sides or [""]:
         falls = plain(own, "shift_fall")
@@ -133,8 +137,8 @@ def _positions(own: pd.DataFrame, sides: list[str]) -> Iterator[str]:
             one = found.iloc[0]
             name = f"After {side} requests the" if side else "The"
             yield (
-                f"{name} first half of an answer has {figure(one, signed=True)} more tokens that "
-                f"are not unshifted than the second (p = {one['p']:.2g})."
+                f"{name} share that is not unshifted differs by {figure(one, signed=True)} between "
+                f"the first and the second half of an answer (p = {one['p']:.2g})."
             )
 
 
