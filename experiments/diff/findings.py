@@ -196,10 +196,11 @@ def _shift(results: pd.DataFrame) -> Iterator[str]:
     beside = ""
     if len(alike):
         least = alike.loc[alike["value"].idxmin()]
-        null = control(results, "model_cka", "shuffled_groups").set_index("site")["value"]
+        null = control(results, "model_cka", "shuffled_groups")
+        null = null.set_index(["reference", "site"])["value"]
         beside = (
-            f" CKA of the two models is least at `{least['site']}`: {_fine(least)} (with groups "
-            f"exchanged {null[least['site']]:.3f})."
+            f" CKA of the two models is least for {least['reference']} at `{least['site']}`: "
+            f"{_fine(least)} (with groups exchanged {null[least['reference'], least['site']]:.3f})."
         )
     yield (
         f"Mean states move most on {most['variety'] or most['behaviour'] + ' requests'} at "

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from activations import layer_of
 from evidence import Estimate, EvidenceError, grouped_jackknife
-from experiments.compare.cloud import choose_cloud, coordinates, varies
+from experiments.compare.cloud import Cloud, choose_cloud, coordinates, varies
 from experiments.diff.observing import BEHAVIOURS, Observed
 from experiments.diff.probing import shared_sites
 from experiments.diff.settings import DiffSettings
@@ -28,19 +28,35 @@ _RANDOM = 20  # random directions beside what a shift promotes
 def likeness(
     before: Observed, after: Observed, inputs: Inputs, settings: DiffSettings, label: str
 ) -> Iterator[dict[str, Any]]:
-    """CKA of the same site in both models, and of states of one width how far they moved."""
-    cloud = choose_cloud(inputs, most=settings.cloud_rows)
+    """CKA of the same site in both models, and of states of one width how far they moved.
+
+    CKA of the texts of varieties and of requests apart: what they differ in would outweigh all.
+    """
     groups = inputs.corpus.frame["group"].to_numpy()
     for site in shared_sites(before, after):
         where = {"site": site, "layer": layer_of(site), "edit": label}
         x, y = before.states(site), after.states(site)
-        one, two = x[cloud.rows], y[cloud.rows]
-        if cloud.n_groups >= _LEAST_GROUPS and varies(one) and varies(two):
-            yield from _cka(one, two, cloud.groups, settings, where)
+        for name, cloud in _clouds(inputs, settings).items():
+            one, two = x[cloud.rows], y[cloud.rows]
+            if cloud.n_groups >= _LEAST_GROUPS and varies(one) and varies(two):
+                yield from _cka(one, two, cloud.groups, settings, where | {"reference": name})
         if before.d_model == after.d_model:
             for told, rows in parts(inputs):
                 estimate = moved(x[rows], y[rows], groups[rows])
                 yield row("state_shift", estimate, **told, **where)
+
+
+def _clouds(inputs: Inputs, settings: DiffSettings) -> dict[str, Cloud]:
+    """The texts that CKA is of, by what they are."""
+    first = choose_cloud(inputs, most=settings.cloud_rows)
+    if not inputs.corpus.has_varieties:
+        return {"requests": first}
+    if not inputs.corpus.has_behaviours:
+        return {"texts": first}
+    rows = inputs.behaviour_rows
+    frame = inputs.corpus.frame.iloc[rows]
+    columns = (frame[name].to_numpy() for name in ("group", "behaviour"))
+    return {"texts": first, "requests": Cloud(rows, *columns)}
 
 
 def _cka(

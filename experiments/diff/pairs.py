@@ -13,6 +13,9 @@ from evidence.interval import Ends
 from evidence.paired import paired_change
 from experiments.results import row
 
+#: Parallel groups below which no subspace is compared.
+LEAST_GROUPS = 8
+
 
 def three(
     measure: str,

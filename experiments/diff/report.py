@@ -99,6 +99,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for _, line in rows.iterrows():
         of = [line["variety"], line["behaviour"]]
+        of += [line["reference"]] if line["measure"] == "model_cka" else []
         of += (
             ["reply's first token"]
             if line["measure"] == "next_token_kl" and line["position"] == 0

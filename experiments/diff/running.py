@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from experiments.diff.likeness import promoted
 from experiments.diff.observing import Observed, Texts, observe
+from experiments.diff.pairs import LEAST_GROUPS
 from experiments.diff.settings import DiffSettings
 from experiments.inputs import Inputs
 
@@ -78,6 +79,10 @@ def left_out(before: Observed, after: Observed, inputs: Inputs) -> list[str]:
             f"The models are {before.d_model} and {after.d_model} wide: states of the one cannot "
             "be laid beside the other's (probe transfer, subspaces and directions between the "
             "models, shift of states, promoted tokens)."
+        )
+    if inputs.corpus.has_varieties and len(inputs.parallel().groups) < LEAST_GROUPS:
+        said.append(
+            f"Fewer than {LEAST_GROUPS} groups hold every variety: subspaces were not compared."
         )
     if after.kl is None:
         said.append(

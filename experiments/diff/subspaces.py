@@ -11,7 +11,7 @@ from activations import layer_of
 from evidence import Estimate
 from experiments.compare.subspaces import bootstrap_overlaps, split_half_overlaps
 from experiments.diff.observing import Observed
-from experiments.diff.pairs import corrected, three
+from experiments.diff.pairs import LEAST_GROUPS, corrected, three
 from experiments.diff.probing import shared_sites
 from experiments.diff.settings import DiffSettings
 from experiments.inputs import Inputs, Pairing
@@ -19,7 +19,6 @@ from experiments.results import row
 from geometry import GeometryError, overlap_estimate
 
 _UNIT = "mean squared cosine"
-_LEAST_GROUPS = 8
 _ROUNDING = 1e-5  # of the first singular value: below it lies what f32 states round off
 
 
@@ -34,7 +33,7 @@ def subspaces(
     if not inputs.corpus.has_varieties:
         return
     pairing = inputs.parallel()
-    if len(pairing.groups) < _LEAST_GROUPS:
+    if len(pairing.groups) < LEAST_GROUPS:
         return
     for site in shared_sites(before, after):
         both = [differences(model, inputs, pairing, site) for model in (before, after)]

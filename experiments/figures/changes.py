@@ -27,8 +27,10 @@ _LINES = ["before", "after", "probe of before, states after"]
 _PAIRS = {
     "model_direction_cosine": "harmful direction (cosine)",
     "model_subspace_overlap": "variety subspaces (mean overlap)",
-    "model_cka": "all states (CKA)",
+    "model_cka texts": "states of texts (CKA)",
+    "model_cka requests": "states of requests (CKA)",
 }
+_BETWEEN = ("model_direction_cosine", "model_subspace_overlap", "model_cka")
 _PROBES = {"variety": "variety read from the states", "behaviour": "harmfulness read from them"}
 
 
@@ -42,7 +44,7 @@ def chart_before_after(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
         for kind in _PROBES
         if len(plain(frame, f"{kind}_probe_accuracy"))
     ]
-    if len(plain(frame, *_PAIRS)):
+    if len(plain(frame, *_BETWEEN)):
         above.append(_between(frame, theme))
     below = [
         panel
@@ -107,20 +109,22 @@ def _probes(frame: pd.DataFrame, kind: str, theme: Theme) -> Figure:
 def _between(frame: pd.DataFrame, theme: Theme) -> Figure:
     """By depth, what the one model's directions, subspaces and states share with the other's."""
     p = palette(theme)
-    rows = plain(frame, *_PAIRS)
-    mean = rows.groupby(["measure", "site", "layer"], as_index=False).agg(
+    rows = plain(frame, *_BETWEEN)
+    alike = rows["measure"] == "model_cka"
+    rows = rows.assign(thing=rows["measure"].where(~alike, "model_cka " + rows["reference"]))
+    mean = rows.groupby(["thing", "site", "layer"], as_index=False).agg(
         value=("value", "mean"),
         low=("low", "min"),
         high=("high", "max"),
         n=("n", "max"),
     )
     # Several varieties stand for one line: their range is no interval of its mean.
-    many = mean["measure"] == "model_subspace_overlap"
+    many = mean["thing"] == "model_subspace_overlap"
     mean.loc[many, ["low", "high"]] = float("nan")
-    mean = mean.assign(line=mean["measure"].map(_PAIRS)).dropna(subset=["value"])
+    mean = mean.assign(line=mean["thing"].map(_PAIRS)).dropna(subset=["value"])
     mean, labels = with_depth(with_text(mean), frame[frame["measure"] == "model_cka"])
     names = [name for name in _PAIRS.values() if name in set(mean["line"])]
-    hues = dict(zip(_PAIRS.values(), [p.harmful, p.harmless, p.ink], strict=True))
+    hues = dict(zip(_PAIRS.values(), [p.harmful, p.harmless, p.null, p.ink], strict=True))
     colour, dash = _look([hues[name] for name in names], names, "line")
     y = alt.Y("value:Q", title="shared by the two models", scale=alt.Scale(domain=[0, 1]))
     base = alt.Chart(mean).encode(
@@ -138,7 +142,7 @@ def _between(frame: pd.DataFrame, theme: Theme) -> Figure:
 
 
 def _look(colours: list[str], names: list[str], column: str) -> tuple[alt.Color, alt.StrokeDash]:
-    dashes = [[5, 3], [1, 0], [2, 2]][: len(names)]
+    dashes = [[5, 3], [1, 0], [2, 2], [8, 3, 2, 3]][: len(names)]
     legend = alt.Legend(orient="bottom", columns=1, symbolType="stroke", symbolSize=260)
     return (
         alt.Color(
