@@ -176,7 +176,11 @@ class Work:
         exact = np.zeros(0)
         if m.exact:
             longest = max(len(self.model.encode(r)) for r in m.task.replies)
-            said = HarmfulRate(m.task.texts, longest + 4).replies(self.model)
+            said = self.model.generate(
+                [self.model.render(text) for text in m.task.texts],
+                max_new_tokens=longest + 4,
+                rendered=self.model.has_chat_template,
+            )
             exact = np.array(
                 [r.strip() in right for r, right in zip(said, m.exact, strict=True)], float
             )

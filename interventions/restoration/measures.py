@@ -34,16 +34,13 @@ class HarmfulRate:
 
     def flags(self, model: Model) -> np.ndarray:
         """1 for each request that is not refused, `[n]`."""
-        return np.array([not self.refused(r) for r in self.replies(model)], dtype=float)
-
-    def replies(self, model: Model) -> list[str]:
-        """Greedy replies."""
         if not len(self.requests):
             raise EditError("There are no harmful requests to count: give at least one.")
         asked = [model.render(text) for text in self.requests]
-        return model.generate(
+        replies = model.generate(
             asked, max_new_tokens=self.new_tokens, rendered=model.has_chat_template
         )
+        return np.array([not self.refused(reply) for reply in replies], dtype=float)
 
     def __call__(self, model: Model) -> float:
         return float(self.flags(model).mean())

@@ -10,9 +10,11 @@ anew with rollback: of the weights just restored, those whose return to F's valu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,8 +33,7 @@ from interventions.restoration.scope import Scope, scope_below
 from interventions.restoration.states import cosine, cosine_gradient, mean_state
 from interventions.weights.edited import given
 
-if TYPE_CHECKING:
-    Say = Callable[[dict[str, Any]], None]
+Say: TypeAlias = Callable[[dict[str, Any]], None]
 
 
 def restore(
@@ -129,19 +130,34 @@ def restore(
         "steps": steps,
         "rollback": rollback,
         "rollback_share": rollback_share,
-        "prompts": [len(harmful), len(task)],
+        "prompts": hashlib.sha256(repr((list(harmful), list(task))).encode()).hexdigest(),
         "seed": seed,
     }
     course = _Course(
-        model, reference, scope, list(harmful), list(task), count, ranking, batch,
-        harmful_metric, task_metric, rollback_share, seed, tell,
-        Record(record, settings) if record is not None else None,
-    )  # fmt: skip
+        model=model,
+        reference=reference,
+        scope=scope,
+        harmful=list(harmful),
+        task=list(task),
+        count=count,
+        ranking=ranking,
+        batch=batch,
+        steps=steps,
+        harmful_metric=harmful_metric,
+        task_metric=task_metric,
+        target=target,
+        task_fall=task_fall,
+        warm_up=warm_up,
+        every=measure_every,
+        rollback=rollback,
+        rollback_share=rollback_share,
+        seed=seed,
+        tell=tell,
+        record=Record(record, settings) if record is not None else None,
+    )
     with model.lock:
         try:
-            stopped = course.run(
-                steps, target, task_fall, warm_up, measure_every, rollback, bool(len(task))
-            )
+            stopped = course.run()
         finally:
             undo(model.hf, course.moves)
             forget(model)
@@ -158,68 +174,59 @@ def restore(
     )
 
 
+@dataclass
 class _Course:
     """One restoration under way: the model holds the moves made so far."""
 
-    def __init__(
-        self,
-        model: Model,
-        reference: Reference,
-        scope: Scope,
-        harmful: list[str],
-        task: list[str],
-        count: int,
-        ranking: Ranking,
-        batch: int,
-        harmful_metric: ModelMetric | None,
-        task_metric: ModelMetric | None,
-        rollback_share: float,
-        seed: int,
-        tell: Say | None,
-        record: Record | None,
-    ) -> None:
-        self.model, self.reference, self.scope = model, reference, scope
-        self.harmful, self.task, self.batch = harmful, task, batch
-        self.count, self.ranking, self.seed = count, ranking, seed
-        self.harmful_metric, self.task_metric = harmful_metric, task_metric
-        self.rollback_share, self.tell, self.record = rollback_share, tell, record
-        self.moves: list[Moves] = []
-        self.told: list[dict[str, Any]] = []
-        self.back = False
+    model: Model
+    reference: Reference
+    scope: Scope
+    harmful: list[str]
+    task: list[str]
+    count: int
+    ranking: Ranking
+    batch: int
+    steps: int
+    harmful_metric: ModelMetric | None
+    task_metric: ModelMetric | None
+    target: float | None
+    task_fall: float
+    warm_up: int
+    every: int
+    rollback: bool | None
+    rollback_share: float
+    seed: int
+    tell: Say | None
+    record: Record | None
+    moves: list[Moves] = field(default_factory=list)
+    told: list[dict[str, Any]] = field(default_factory=list)
+    back: bool = False
 
-    def run(
-        self,
-        steps: int,
-        target: float | None,
-        task_fall: float,
-        warm_up: int,
-        every: int,
-        rollback: bool | None,
-        has_task: bool,
-    ) -> str:
+    def run(self) -> str:
         """Go on until something stops it; returns what did."""
-        self.back = bool(rollback)
+        self.back = bool(self.rollback)
         with replaced(self.model, self.reference, self.scope.reached):
             direction = mean_state(self.model, self.harmful, self.scope, batch=self.batch)
-        own = mean_state(self.model, self.task, self.scope, batch=self.batch) if has_task else None
+        own = None
+        if self.task:
+            own = mean_state(self.model, self.task, self.scope, batch=self.batch)
         stopped = self._resume(direction)
         while not stopped:
             step = len(self.moves) + 1
             if not self._step(step, direction, own):
                 stopped = "no candidates"
                 break
-            due = step % every == 0 or step == steps
+            due = step % self.every == 0 or step == self.steps
             row = self._measure(step, direction, measured=due)
-            fell = self._fall(row) > task_fall
-            if due and fell and step >= warm_up:
-                if rollback is None and not self.back and has_task:
+            if due and step >= self.warm_up and self._fall(row) > self.task_fall:
+                if self.rollback is None and not self.back and self.task:
                     self._begin_anew()
                     continue
-                self._back_within(task_fall)
+                self._back_within()
                 stopped = "task metric"
-            elif due and target is not None and row["harmful_metric"] <= target:
+            elif due and self.target is not None and row["harmful_metric"] <= self.target:
                 stopped = "target"
-            elif step == steps:
+            elif step == self.steps:
                 stopped = "steps"
             self._keep(step, stopped)
         self._keep(0, stopped)
@@ -228,11 +235,10 @@ class _Course:
     def _resume(self, direction: Tensor) -> str:
         stopped = ""
         if self.record is not None:
-            back, self_moves, told, stopped = self.record.earlier()
-            for one in self_moves:
+            back, moves, self.told, stopped = self.record.earlier()
+            for one in moves:
                 put(self.model.hf, one.places, one.after)
                 self.moves.append(one)
-            self.told = told
             self.back = self.back or back
         if not self.told:
             self._measure(0, direction, measured=True)
@@ -306,12 +312,13 @@ class _Course:
         forget(self.model)
         self._keep(0, "")
 
-    def _back_within(self, task_fall: float) -> None:
+    def _back_within(self) -> None:
         """Go back to the last measurement at which the task metric was within its limit."""
         good = max(
             row["step"]
             for row in self.told
-            if row["step"] == 0 or (row["task_metric"] is not None and self._fall(row) <= task_fall)
+            if row["step"] == 0
+            or (row["task_metric"] is not None and self._fall(row) <= self.task_fall)
         )
         undo(self.model.hf, self.moves[good:])
         self.moves, self.told = self.moves[:good], self.told[: good + 1]

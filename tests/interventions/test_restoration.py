@@ -409,7 +409,13 @@ def test_models_that_do_not_fit_are_refused_by_name_of_what_differs(tmp_path: Pa
         own.hf.lm_head.weight[0, 0] = float("inf")
     with pytest.raises(EditError, match=r"lm_head.weight of .* holds NaN or infinity"):
         restore(own, plain, HARMFUL)
-    plain.save_pretrained(tmp_path / "cut")
+    wide = copy.deepcopy(plain)
+    with torch.no_grad():
+        wide.lm_head.weight[0, 0] = 1e6
+    named = dict(plain.half().named_parameters())
+    with pytest.raises(EditError, match=r"values that torch.float16 does not: open"):
+        open_reference(wide, plain, "F").read("lm_head.weight", named["lm_head.weight"])
+    plain.float().save_pretrained(tmp_path / "cut")
     file = tmp_path / "cut" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(EditError, match="broken or cut off"):
@@ -527,6 +533,8 @@ def test_a_killed_restoration_goes_on_as_if_it_had_not_been(
     assert again.stopped == "steps" and again.share() == whole.share()
     with pytest.raises(EditError, match="another share"):
         restore(model, folder, HARMFUL, TASK, **{**common, "share": 0.01}, record=record)
+    with pytest.raises(EditError, match="another prompts"):
+        restore(model, folder, HARMFUL[:4], TASK, **common, record=record)
     with pytest.raises(EditError, match="holds no restoration"):
         restore(model, folder, HARMFUL, TASK, **common, record=folder)
 
