@@ -61,7 +61,7 @@ class Decoupling:
     units of the states; with two classes, as for k = 1, that is one row.
 
     Attributes:
-        settings: as given, with defaults filled in.
+        model: as given. settings: as given, with defaults filled in.
         layers: blocks that are decoupled.
         n_steps: optimiser steps made. n_updates: estimates of the subspace after that at step 0.
     """
@@ -92,7 +92,7 @@ class Decoupling:
                 varieties allow, no blocks found, no writers found (`gradient`).
         """
         self.settings = settings or DecouplingSettings()
-        self._model, self._standard, self._progress = model, standard, progress
+        self.model, self._standard, self._progress = model, standard, progress
         blocks = blocks_of(model)
         wanted = range(len(blocks)) if self.settings.layers is None else self.settings.layers
         outside = [layer for layer in wanted if not 0 <= layer < len(blocks)]
@@ -168,7 +168,7 @@ class Decoupling:
         are accumulated. f32, whatever autocast says.
         """
         passes, self._tap.unread = self._tap.unread, []
-        device = next(self._model.parameters()).device
+        device = next(self.model.parameters()).device
         if self.settings.form in SHARES:
             return torch.zeros((), device=device)
         if not passes:
@@ -244,6 +244,32 @@ class Decoupling:
         if not self._started:
             return {}
         return {layer: one.subspace() for layer, one in self._followers.items()}
+
+    def reference_energy(self, dialects: Sequence[str]) -> float:
+        """What the form touches of the dialects' reference states at strength 1, mean over layers.
+
+        Of the texts behind the estimate at step 0, which is made if it was not.
+
+        Raises:
+            EditError: a dialect that these texts have none of.
+        """
+        if not self._started:
+            self._start()
+        states = self._reader.states(self._reader.drawn(self.settings.start_rows, 0))
+        codes = {name: number for number, name in enumerate(self._reader.varieties)}
+        lacking = next((n for n in dialects if codes.get(n) not in set(states.variety)), None)
+        if lacking is not None:
+            raise EditError(f"The reference has no text in {lacking!r}.")
+        chosen = np.isin(states.variety, [codes[name] for name in dialects])
+        energy = ENERGIES[self.settings.form]
+        return float(
+            np.mean(
+                [
+                    energy(torch.from_numpy(x[chosen]), self._plane(layer, double=True)).mean()
+                    for layer, x in states.layers.items()
+                ]
+            )
+        )
 
     def telemetry(self) -> pd.DataFrame:
         """A row for each update (0 is the estimate at step 0) and layer.
@@ -371,10 +397,13 @@ class Decoupling:
         self._tap.keeps_states = form not in SHARES
         self._tap.keeps_dialect = (self.n_steps + 1) % self._every == 0
 
-    def _plane(self, layer: int) -> Plane:
+    def _plane(self, layer: int, *, double: bool = False) -> Plane:
+        """Where the layer's weights lie; `double` in f64 on the CPU."""
         follower = self._followers[layer]
+        if double:
+            return Plane(torch.tensor(follower.basis), torch.tensor(follower.mean))
         block = self._tap.block(layer)
-        weight = next((p for p in block.parameters()), next(self._model.parameters()))
+        weight = next((p for p in block.parameters()), next(self.model.parameters()))
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         basis, mean = (
             torch.tensor(x, dtype=dtype, device=weight.device)

@@ -138,6 +138,11 @@ class Follower:
             self._probe = probe
         assert isinstance(probe, OnlineVariationalProbe)
         before = _right(probe)
+        steps = getattr(probe, "n_steps_", 0)
+        if len(x) > self._settings.states:
+            rng = np.random.default_rng([self._settings.seed, 5, steps])
+            kept = rng.permutation(len(x))[: self._settings.states]
+            x, y = x[kept], y[kept]
         probe.partial_fit(x, y, classes=np.arange(self._columns))
         right = _right(probe) - before
         try:
@@ -208,7 +213,11 @@ class Follower:
         self.followed = self._average[0][:, :k]
 
     def _add_moments(self, x: np.ndarray, variety: np.ndarray) -> None:
-        """Counts, sums by variety and, for patterns, products: old ones count `forget` times."""
+        """Counts, sums by variety and, for patterns, products: old ones count `smooth` times.
+
+        Not `forget` times: the states' spread must be the present one, or directions that the model
+        has left still turn the patterns.
+        """
         d = x.shape[1]
         if not self._moments:
             self._moments = {
@@ -218,11 +227,11 @@ class Follower:
             }
             if self._settings.space == "patterns" and not self._refits:
                 self._moments["product"] = np.zeros((d, d))
-        kept, held = self._settings.forget, self._moments
+        kept, held = self._settings.smooth, self._moments
         away = x - held["point"]
         held["count"] = kept * held["count"] + np.bincount(variety, minlength=self._n_varieties)
         held["sum"] = kept * held["sum"]
-        np.add.at(held["sum"], variety, away)
+        held["sum"] += np.eye(self._n_varieties)[variety].T @ away
         if "product" in held:
             held["product"] = kept * held["product"] + away.T @ away
 
@@ -302,7 +311,7 @@ class Follower:
             self._probe = VariationalProbe(self._settings.precision, random_state=seed)
             for name in _FITTED:
                 setattr(self._probe, name, told[name])
-            self._probe.n_features_in_ = len(self._probe.center_)
+            self._probe.__dict__["n_features_in_"] = len(self._probe.center_)
         else:
             self._probe = OnlineVariationalProbe(
                 self._settings.precision, forget=self._settings.forget, random_state=seed

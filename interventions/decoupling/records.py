@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Of the dialect's leading principal directions that are compared with the subspace.
 _LEADING = 8
+#: States that are looked at, spread evenly over those there are.
+_MOST = 512
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,14 @@ def look(
     nothing = float("nan")
     if states is None or len(states) < 2:
         return nothing, nothing, nothing
-    x = states.double().cpu().numpy()
+    x = states[:: -(-len(states) // _MOST)].double().cpu().numpy()
     x = x - x.mean(axis=0)
     total = float((x * x).sum())
     if total == 0:
         return nothing, nothing, nothing
-    _, values, right = np.linalg.svd(x, full_matrices=False)
-    leading = right[: min(_LEADING, int((values > 1e-9 * values[0]).sum()))].T
+    spread, axes = np.linalg.eigh(x.T @ x)
+    there = min(_LEADING, int((spread > 1e-12 * spread[-1]).sum()))
+    leading = axes[:, -there:]
     chance = max(leading.shape[1], basis.shape[1]) / basis.shape[0]
     return float(((x @ basis) ** 2).sum() / total), overlap(leading, basis), chance
 

@@ -60,6 +60,8 @@ class DecouplingSettings:
             `paper`, whose probe is fitted anew each time.
         reference_rows: reference texts behind an update, rounded up to whole groups.
         start_rows: reference texts behind the estimate at step 0.
+        states: at most so many of a batch's reference states are shown to the streamed probe, drawn
+            evenly; the moments take all.
         precision, forget, smooth: of `probes.OnlineVariationalProbe`; `forget` and `smooth` act
             once an update.
         seed: of every draw.
@@ -82,8 +84,9 @@ class DecouplingSettings:
     reference_rows: int = 16
     start_rows: int = 256
     precision: float = 1.0
-    forget: float = 0.9
+    forget: float = 0.95
     smooth: float = 0.7
+    states: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -111,6 +114,7 @@ class DecouplingSettings:
             ("precision", self.precision, 0 < self.precision < math.inf),
             ("forget", self.forget, 0 < self.forget <= 1),
             ("smooth", self.smooth, 0 <= self.smooth < 1),
+            ("states", self.states, self.states >= 2),
         ):
             if not fine:
                 hint = ": a share is from 0 to 1" if name == "strength" and most == 1 else ""
