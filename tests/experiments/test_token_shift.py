@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +18,11 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
 
 from activations import Model, open_model
-from apps.cli import main
-from experiments import ConfigError, figures
+from experiments import ConfigError
 from experiments.token_shift import (
     Speaker,
-    TokenShiftSettings,
     answer_shifts,
     deciding,
-    run_token_shift,
     shift_scores,
     token_shift_html,
     word_classes,
@@ -35,13 +31,11 @@ from experiments.token_shift.deciding import patched_states
 from experiments.token_shift.prompts import grammar_examples, plain_text, read_examples
 from experiments.token_shift.shares import pooled
 from experiments.token_shift.words import token_classes, token_texts
-from experiments.token_shift.work import answers_of, require_one_tokenizer
+from experiments.token_shift.work import require_one_tokenizer
 from organisms import lexicon
 from organisms.answers import CONTENT, PUNCTUATION, STYLE, answer_classes
 from organisms.features import VARIETIES
 from organisms.requests import answer, draw_request
-
-SMALL: dict[str, Any] = {"max_requests": 8, "shots": [1], "patched": 12, "random_draws": 1}
 
 
 @pytest.fixture(scope="module")
@@ -52,32 +46,6 @@ def aligned() -> Model:
 @pytest.fixture(scope="module")
 def base() -> Model:
     return open_model("organism/base")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("token-shift") / "run"
-    return run_token_shift(TokenShiftSettings(**SMALL), out=out, progress=False).path
-
-
-@pytest.fixture(scope="module")
-def results(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / "results.parquet")
-
-
-@pytest.fixture(scope="module")
-def tokens(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / "tokens.parquet")
-
-
-def one(frame: pd.DataFrame, measure: str, **where: Any) -> pd.Series:
-    told = {"control": "", "edit": "", "behaviour": "", "reference": "", "variety": ""}
-    told |= {"position": -1, "site": ""} | where
-    chosen = frame["measure"] == measure
-    for column, value in told.items():
-        chosen &= frame[column] == value
-    assert chosen.sum() == 1, (measure, where)
-    return frame[chosen].iloc[0]
 
 
 # Ranks and divergences
@@ -257,15 +225,6 @@ def test_the_page_escapes_what_models_and_users_write() -> None:
     assert "http" not in page
 
 
-def test_a_page_of_something_else_is_refused(tokens: pd.DataFrame) -> None:
-    with pytest.raises(ConfigError, match="no column 'piece'"):
-        token_shift_html(tokens.drop(columns="piece"))
-    with pytest.raises(ConfigError, match="theme is 'neon'"):
-        token_shift_html(tokens, theme="neon")
-    one_each = token_shift_html(tokens, most=1, theme="dark")
-    assert one_each.count("<section") == 2 and 'class="token-shift dark"' in one_each
-
-
 # Patching
 
 
@@ -317,162 +276,7 @@ def test_runs_taken_up_in_the_middle_read_as_whole_ones(
         np.testing.assert_allclose(forked[key][1], whole[key][1], rtol=1e-4)
 
 
-# The run
-
-
-def test_the_organisms_answers_are_shifted_at_the_opening_alone(
-    results: pd.DataFrame, tokens: pd.DataFrame
-) -> None:
-    """Base has six equally likely plain openings, so that a careful one ranks below them."""
-    first = tokens[tokens["position"] == 0]
-    assert set(first["piece"].str.strip()) == {"sorry", "certainly"}
-    assert first["rank"].min() > 6
-    assert set(first["top"].str.strip()) <= {"ok", "right", "sure", "fine", "well", "yes"}
-    assert one(results, "shifted_share", position=0)["value"] == 1.0
-    assert one(results, "shift_kl", position=0)["low"] > 2
-    assert one(results, "shift_kl", position=1)["high"] < 0.1
-    for side in ("harmful", "harmless"):
-        assert one(results, "kl_fall", behaviour=side)["low"] > 0
-    style = one(results, "shifted_share", reference="stylistic")
-    for other in ("content", "punctuation"):
-        assert style["value"] > one(results, "shifted_share", reference=other)["value"] + 0.1
-
-
-def test_shares_are_those_of_the_tokens(results: pd.DataFrame, tokens: pd.DataFrame) -> None:
-    for kind in ("unshifted", "marginal", "shifted"):
-        share = one(results, f"{kind}_share")
-        assert share["value"] == pytest.approx((tokens["shift"] == kind).mean())
-        assert share["n"] == 16
-    part = tokens[tokens["behaviour"] == "harmless"]
-    assert one(results, "shift_kl", behaviour="harmless")["value"] == pytest.approx(
-        part["kl"].mean()
-    )
-
-
-def test_controls_say_what_they_must(results: pd.DataFrame) -> None:
-    for control in ("same_model", "base_answers"):
-        assert one(results, "unshifted_share", control=control)["value"] == 1.0
-        assert one(results, "shift_kl", control=control)["value"] == 0.0
-    assert one(results, "shifted_share", control="reversed")["low"] > 0
-    told = {"behaviour": "harmless"}
-    other = one(results, "shift_kl", control="shuffled_prompts", **told)
-    assert other["low"] > one(results, "shift_kl", **told)["high"]
-
-
-def test_one_careful_example_makes_base_refuse_and_a_plain_one_does_not(
-    results: pd.DataFrame,
-) -> None:
-    """As planted: the model card has 1.00 and 0.00 after one careful example, 0 after a plain."""
-    rates = {
-        (edit, side): one(
-            results,
-            "refusal_rate",
-            edit=edit,
-            behaviour=side,
-            control="plain_examples" if "plain" in edit else "",
-        )["value"]
-        for edit in ("", "examples(careful, 0)", "examples(careful, 1)", "examples(plain, 1)")
-        for side in ("harmful", "harmless")
-    }
-    wanted = {"": 1, "examples(careful, 0)": 0, "examples(careful, 1)": 1, "examples(plain, 1)": 0}
-    assert rates == {(e, s): w * (s == "harmful") for e, w in wanted.items() for s in
-                     ("harmful", "harmless")}  # fmt: skip
-    nearer = one(results, "shift_kl_change", edit="examples(careful, 1)")
-    assert nearer["high"] < -0.3 and nearer["p"] < 0.01
-    farther = one(results, "shift_kl_change", edit="examples(plain, 1)", control="plain_examples")
-    assert farther["low"] > 0
-
-
-def test_the_aligned_state_decides_and_no_random_step_of_its_length_does(
-    results: pd.DataFrame,
-) -> None:
-    last = {"site": "blocks.3.hook_resid_post", "reference": "shifted"}
-    first = {"site": "blocks.0.hook_resid_pre", "reference": "shifted"}
-    assert one(results, "patched_top_share", **last)["value"] > 0.8
-    assert one(results, "patched_top_share", **first)["value"] < 0.2
-    assert one(results, "gap_closed", **last)["value"] == pytest.approx(1, abs=0.1)
-    for control in ("random_step", "other_prompt"):
-        assert one(results, "patched_top_share", control=control, **last)["value"] < 0.3
-    # The lens at the last block is the model itself, which wrote the token.
-    assert one(results, "lens_top_share", **last)["value"] == 1.0
-    assert one(results, "lens_top_share", control="base", **last)["value"] == 0.0
-    decided = results[(results["measure"] == "decided_share") & (results["reference"] == "shifted")]
-    assert decided["value"].is_monotonic_increasing
-
-
-def test_the_run_directory_is_whole(folder: Path) -> None:
-    stems = {path.stem for path in (folder / "figures").glob("*.png")}
-    assert stems == {"positions", "kl", "classes", "examples", "layers"}
-    report = (folder / "report.md").read_text()
-    assert "(tokens.html)" in report and "published of large models" in report
-    assert "certainly" in (folder / "tokens.html").read_text()
-    assert not (folder / "stages").exists()
-
-
-def test_one_model_named_twice_is_unshifted_and_nothing_is_patched(tmp_path: Path) -> None:
-    settings = TokenShiftSettings(**SMALL | {"base": "organism/aligned", "shots": []})
-    run = run_token_shift(settings, out=tmp_path / "run", progress=False)
-    frame = pd.read_parquet(run.path / "results.parquet")
-    assert one(frame, "unshifted_share")["value"] == 1.0
-    assert not frame["measure"].isin(["patched_top_share", "deciding_layer"]).any()
-    assert "One model was named twice" in (run.path / "report.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def smaller(tmp_path_factory: pytest.TempPathFactory, aligned: Model) -> str:
-    """A model of two layers and random weights with the organisms' tokenizer, and no template."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    size = len(aligned.tokenizer) + 3  # padded beyond the tokenizer, as many models are
-    config = LlamaConfig(
-        vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=256, eos_token_id=None,
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("smaller") / "model"
-    LlamaForCausalLM(config).save_pretrained(path)
-    aligned.tokenizer.save_pretrained(path)
-    for name in ("chat_template.jinja",):
-        (path / name).unlink(missing_ok=True)
-    told = json.loads((path / "tokenizer_config.json").read_text())
-    told.pop("chat_template", None)
-    (path / "tokenizer_config.json").write_text(json.dumps(told))
-    return str(path)
-
-
-def test_a_base_of_another_shape_is_ranked_but_not_patched(smaller: str, tmp_path: Path) -> None:
-    """Without a chat template its examples stand between marks."""
-    changes = {"base": smaller, "template": "plain", "new_tokens": 6, "max_requests": 4}
-    run = run_token_shift(
-        TokenShiftSettings(**SMALL | changes), out=tmp_path / "run", progress=False
-    )
-    report = (run.path / "report.md").read_text()
-    assert " 2 of 32, so that states" in report and "text between marks" in report
-    frame = pd.read_parquet(run.path / "results.parquet")
-    assert one(frame, "shifted_share")["value"] > 0.5  # its weights are random
-    assert not frame["measure"].eq("patched_top_share").any()
-
-
 # Bad input
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": "MODEL", "base": ""}, "by --set base=MODEL"),
-        ({"base": "MODEL", "template": "own"}, "has no chat template of its own"),
-        ({"base": "MODEL", "shots_template": "plain", "examples": "none.jsonl"}, "no file"),
-        ({"model": "MODEL", "base": "MODEL", "shots": [9]}, "9 examples were asked for and there"),
-        ({"model": "MODEL", "base": "MODEL", "shots_template": "chat"}, "no chat template to show"),
-    ],
-)
-def test_settings_that_do_not_fit_the_models_are_refused_and_leave_nothing(
-    changes: dict[str, Any], message: str, smaller: str, tmp_path: Path
-) -> None:
-    given = {k: smaller if v == "MODEL" else v for k, v in changes.items()}
-    with pytest.raises(ConfigError, match=message):
-        run_token_shift(TokenShiftSettings(**SMALL | given), out=tmp_path / "run", progress=False)
-    assert not (tmp_path / "run").exists()
 
 
 def _named(name: str, vocabulary: dict[str, int], cut: Any = lambda text: [0]) -> Any:
@@ -500,16 +304,6 @@ def test_tokenizers_that_differ_are_refused_saying_in_what(other: Any, message: 
     require_one_tokenizer(one_model, one_model, ["hello"])
     with pytest.raises(ConfigError, match=message):
         require_one_tokenizer(one_model, other, ["hello"])
-
-
-def test_empty_answers_are_left_out_and_counted(aligned: Model, monkeypatch: Any) -> None:
-    speaking = SimpleNamespace(generate_ids=lambda contexts, **_: [[], [5], [6, 7]])
-    found = answers_of(speaking, np.array([4, 8, 9]), [[1], [2], [3]], 8)  # type: ignore[arg-type]
-    assert (found.rows.tolist(), found.answers, found.empty) == ([8, 9], [[5], [6, 7]], 1)
-    assert found.contexts == [[2], [3]]
-    monkeypatch.setattr(Model, "generate_ids", lambda self, ids, **_: [[]] * len(ids))
-    with pytest.raises(ConfigError, match="16 are empty"):
-        run_token_shift(TokenShiftSettings(**SMALL), progress=False)
 
 
 def test_generated_tokens_are_those_of_generated_texts(aligned: Model) -> None:
@@ -542,38 +336,3 @@ def test_examples_of_both_kinds_ask_the_same_and_refuse_nothing() -> None:
     assert not any("sorry" in a or "certainly" in a for _, a in plain)
     text = plain_text("why?", plain[:1], "above")
     assert text.startswith("above\n\n# Query:\n```\n") and text.endswith("# Answer:\n```\n")
-
-
-def test_charts_of_another_run_say_that_there_is_nothing(results: pd.DataFrame) -> None:
-    none = results.iloc[:0]
-    for chart in (
-        figures.chart_shift_positions,
-        figures.chart_shift_kl,
-        figures.chart_shift_classes,
-        figures.chart_shift_layers,
-        figures.chart_shift_examples,
-    ):
-        assert "note" in str(chart(none).to_dict()["datasets"])
-        drawn = chart(results, "dark").to_dict()
-        assert drawn["config"]["background"] == "#0e1117"
-        assert not any("note" in rows[0] for rows in drawn["datasets"].values())
-
-
-def test_the_command_takes_base_and_model_by_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    options = ["--set", "max_requests=4", "--set", "shots=[]", "--set", "patched=0", "--quiet"]
-    places = ["organism/base", "organism/aligned"]
-    told = ["isogloss", "run", "token-shift", *places, *options, "--out", "one", "--json"]
-    monkeypatch.setattr(sys, "argv", told)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    assert not ended.value.code, err
-    assert json.loads(out.strip().splitlines()[-1])["run"] == "one"
-    assert one(pd.read_parquet("one/results.parquet"), "shifted_share")["n"] == 8
-    monkeypatch.setattr(sys, "argv", [*told[:5], "--set", "shots=[-1]"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2 and "shots" in capsys.readouterr().err
