@@ -134,7 +134,9 @@ def deciding(work: Work, tokens: pd.DataFrame) -> Iterator[dict[str, Any]]:
         return
     moved = sample(work, tokens)
     a, b = work.aligned, work.base
-    sites = [a.model.embedding_site, *a.model.resolve_sites("resid_post")]
+    layers = work.settings.layers
+    sites = a.model.resolve_sites("resid_post", layers=layers or None)
+    sites = sites if layers else [a.model.embedding_site, *sites]
     width = vocabulary(a, b)
     theirs = last_states(a.model, moved.prefixes, sites)
     mine = last_states(b.model, moved.prefixes, sites)
@@ -155,7 +157,8 @@ def deciding(work: Work, tokens: pd.DataFrame) -> Iterator[dict[str, Any]]:
         for control, speaker, states in (("", a, theirs), ("base", b, mine)):
             rank, _ = _ranked(speaker.logits(states[site])[:, :width], moved.ids)
             yield from _shares("lens_top_share", moved, rank == 1, control=control, **told)
-    yield from _decided(moved, np.stack(first, axis=1) == 1, sites)
+    numbers = [-1 if site == a.model.embedding_site else layer_of(site) for site in sites]
+    yield from _decided(moved, np.stack(first, axis=1) == 1, sites, numbers)
 
 
 def _tried(
@@ -271,13 +274,15 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]
         yield {"reference": KINDS[-1]}, shifted
 
 
-def _decided(moved: Moved, first: np.ndarray, sites: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _decided(
+    moved: Moved, first: np.ndarray, sites: Sequence[str], numbers: Sequence[int]
+) -> Iterator[dict[str, Any]]:
     """Of tokens `[n]`: from which site on they rank first at this and every later one."""
     stays = np.flip(np.logical_and.accumulate(np.flip(first, axis=1), axis=1), axis=1)
     for at, site in enumerate(sites):
         where = {"site": site, "layer": layer_of(site)}
         yield from _shares("decided_share", moved, stays[:, at], **where)
-    layers = np.arange(len(sites), dtype=np.float64) - 1  # -1: the embedding
+    layers = np.asarray(numbers, dtype=np.float64)
     ever = stays[:, -1]
     frame = moved.tokens.assign(layer=layers[stays.argmax(axis=1)])[ever]
     if frame.empty:

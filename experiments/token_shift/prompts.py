@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,13 +138,15 @@ class Prompter:
         asked = self.settings.shots_template
         return asked == "chat" or (asked == "auto" and self.before.has_chat_template)
 
-    def examples(self, kind: str) -> Examples:
-        """All examples of a kind, in the order in which they are added."""
+    @cached_property
+    def examples(self) -> Mapping[str, Examples]:
+        """All examples of each kind, in the order in which they are added."""
         if self.settings.examples:
-            return read_examples(self.settings.examples)[kind]
+            return read_examples(self.settings.examples)
         if self.settings.model.startswith("organism/"):
-            return grammar_examples(kind, max([1, *self.settings.shots]), self.settings.seed)
-        return _CAREFUL if kind == CAREFUL else _PLAIN
+            most = max([1, *self.settings.shots])
+            return {kind: grammar_examples(kind, most, self.settings.seed) for kind in KINDS}
+        return {CAREFUL: _CAREFUL, PLAIN: _PLAIN}
 
     def shown(self, request: str, kind: str, count: int) -> list[int]:
         """For base: a request after `count` examples of a kind.
@@ -151,7 +154,7 @@ class Prompter:
         Raises:
             ConfigError: more examples than there are, or turns without a chat template.
         """
-        examples = self.examples(kind)
+        examples = self.examples[kind]
         if count > len(examples):
             raise ConfigError(
                 f"Setting 'shots': {count} examples were asked for and there are {len(examples)} "

@@ -221,7 +221,7 @@ def _layers(results: pd.DataFrame) -> Iterator[str]:
     sentence = (
         f"Of tokens that are {told}, base ranks {figure(first)} first once the aligned model's "
         f"state of the one token before is put in at {where}, the first place where half do, and "
-        f"{figure(last)} at the last block"
+        f"{figure(last)} at {place(names[last['site']])}"
     )
     beside = []
     for name, said in (
