@@ -29,8 +29,8 @@ demo: $(READY)
 	@$(BIN)/isogloss run compare --model organism/base --out $(DEMO)/base
 	@$(BIN)/isogloss run compare --model organism/aligned --out $(DEMO)/aligned
 	@echo
-	@echo "Reports:   $(DEMO)/base/report.md"
-	@echo "           $(DEMO)/aligned/report.md"
+	@echo "Reports:   $(DEMO)/base/report.html"
+	@echo "           $(DEMO)/aligned/report.html"
 	@echo "Figures:   $(DEMO)/aligned/figures"
 	@echo "Explorer:  $(BIN)/isogloss explore $(DEMO)/aligned"
 

@@ -82,7 +82,8 @@ def batch(
     # Of several jobs the one that ends last joins them all.
     if not only or State.to_do not in left.values():
         write_report(runs, folder)
-        say(f"Report:   {folder.root / 'report.md'}\nResults:  {folder.root / 'results.parquet'}")
+        say(f"Report:   {folder.root / 'report.md'}\nPage:     {folder.root / 'report.html'}")
+        say(f"Results:  {folder.root / 'results.parquet'}")
     count = {state.value: list(states.values()).count(state) for state in State}
     if as_json:
         record = {

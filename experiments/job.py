@@ -6,45 +6,22 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from experiments.inputs import Inputs, read_inputs
-from experiments.results import write_frame
+from experiments.reporting import Report, write_report
 from experiments.runner import Run, check_out
 from experiments.settings import CorpusSettings
 
 if TYPE_CHECKING:
     from activations import Model
 
+__all__ = ["Report", "conduct", "say"]
+
 W = TypeVar("W")
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `report.md` says.
-
-    Attributes:
-        figures: title and chart by the file's stem.
-        captions: a sentence above some of them, by the same stem.
-        beside: tables that the run directory keeps beside the results, by the file's name
-            (Parquet, or CSV by its ending).
-        tables: those that the report shows, their cells in words, by their headings.
-    """
-
-    title: str
-    about: str
-    findings: Sequence[str]
-    figures: Mapping[str, tuple[str, Any]]
-    method: Sequence[str]
-    caveats: Sequence[str]
-    left_out: Sequence[str] = ()
-    captions: Mapping[str, str] = field(default_factory=dict)
-    beside: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def conduct(
@@ -90,7 +67,7 @@ def conduct(
         del model  # held on by the work, if that needs it still
         results = run.finish(measure(work, run))
         say(progress, "Drawing figures")
-        _write(run.path, name, settings.seed, report(work, results))
+        write_report(run.path, name, settings, report(work, results), results)
         run.log.info("done in %.1f s", time.perf_counter() - began)
         run.clean()
     except Exception:
@@ -103,40 +80,3 @@ def say(progress: bool, text: str) -> None:
     """Tell the user what is under way, on standard error."""
     if progress:
         print(text, file=sys.stderr, flush=True)
-
-
-def _table(frame: pd.DataFrame) -> list[str]:
-    """A frame as a table in Markdown."""
-    rows = [list(map(str, frame.columns)), ["---"] * frame.shape[1]]
-    rows += [[str(cell).replace("|", "\\|") for cell in line] for line in frame.to_numpy()]
-    return [f"| {' | '.join(line)} |" for line in rows]
-
-
-def _write(path: Path, name: str, seed: int, told: Report) -> None:
-    """Tables and figures, and then the report, whose presence says that the run is done."""
-    from experiments.figures import save_chart
-
-    for file, frame in told.beside.items():
-        write_frame(frame, path / file)
-    lines = [f"# {told.title}", "", told.about, "", "## Findings", ""]
-    lines += [f"- {sentence}" for sentence in told.findings]
-    if told.left_out:
-        lines += ["", "## Left out", "", *(f"- {said}" for said in told.left_out)]
-    for heading, frame in told.tables.items():
-        lines += ["", f"## {heading}", "", *_table(frame)]
-    lines += ["", "## Figures", ""]
-    for stem, (title, chart) in told.figures.items():
-        save_chart(chart, path / "figures" / stem)
-        lines += [f"### {title}", ""]
-        lines += [told.captions[stem], ""] if stem in told.captions else []
-        lines += [f"![{title}](figures/{stem}.png)", ""]
-        lines += [f"[interactive](figures/{stem}.html)", ""]
-    repeat = (
-        f"Seed {seed}. `config.toml` beside this file repeats the run: "
-        f"`isogloss run {name} --config config.toml`."
-    )
-    lines += ["## How it was measured", "", *(f"- {said}" for said in (*told.method, repeat))]
-    lines += ["", "## Read with care", "", *(f"- {said}" for said in told.caveats), ""]
-    partial = path / "report.partial"
-    partial.write_text("\n".join(lines), encoding="utf-8")
-    partial.replace(path / "report.md")

@@ -1,4 +1,4 @@
-"""`report.md` of a batch: its runs, what failed, and the runs beside each other."""
+"""The report of a batch: its runs, what failed, and the runs beside each other."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from experiments.batch.folder import BatchFolder, State
 from experiments.batch.grid import Planned
 from experiments.batch.joining import join, labels
 from experiments.batch.summary import run_labels, summarise
+from experiments.reporting import write_pages
 
 _FIGURE = "runs_by_measure"
 
 
 def write_report(runs: Sequence[Planned], folder: BatchFolder) -> pd.DataFrame:
-    """Join what is done and write `report.md`, with its figure; returns the joined table."""
-    from activations.atomic import write_whole
+    """Join what is done and write the report, with its figure; returns the joined table."""
     from experiments.figures import save_chart
     from experiments.figures.batch import chart_batch
 
@@ -63,7 +63,7 @@ def write_report(runs: Sequence[Planned], folder: BatchFolder) -> pd.DataFrame:
         done = states[run.name] is State.done
         link = f"[report](runs/{run.name}/report.md)" if done else ""
         lines.append(f"| {names[run.name]} | {states[run.name]} | {took} | {link} |")
-    write_whole(folder.root / "report.md", [("\n".join(lines) + "\n").encode()])
+    write_pages(folder.root, lines)
     return joined
 
 

@@ -130,6 +130,7 @@ def summary(path: Path) -> str:
     told = text.split("## Findings")[1].split("\n## ")[0].strip()
     return (
         f"\n{told}\n\nReport:   {path / 'report.md'}\n"
+        f"Page:     {path / 'report.html'}\n"
         f"Results:  {path / 'results.parquet'}\n"
         f"Explorer: isogloss explore {path}"
     )

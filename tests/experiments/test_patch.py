@@ -92,6 +92,7 @@ def test_the_run_directory_is_whole(folder: Path) -> None:
         "results.parquet",
         "figures",
         "report.md",
+        "report.html",
         "environment.json",
         "log.txt",
     }

@@ -1,0 +1,8 @@
+"""A run's report: one text, as Markdown and as a page that needs nothing beside it."""
+
+from __future__ import annotations
+
+from experiments.reporting.told import Report
+from experiments.reporting.writing import write_pages, write_report
+
+__all__ = ["Report", "write_pages", "write_report"]

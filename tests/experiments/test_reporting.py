@@ -1,0 +1,177 @@
+"""The report in both of its forms: complete, one file, nothing fetched, nothing run."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+import pytest
+
+from evidence import Estimate
+from experiments.reporting import Report, write_pages, write_report
+from experiments.results import as_frame, row
+from experiments.settings import Settings
+
+_VOID = {"meta", "img", "br", "hr", "link", "input"}
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Reader(HTMLParser):
+    """Text, tags and attributes of a page; fails on tags that do not balance."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in _VOID:  # `<img />` closes itself
+            assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def results() -> pd.DataFrame:
+    at = {"site": "blocks.1.hook_resid_post", "layer": 1}
+    return as_frame(
+        [
+            row("probe", Estimate(0.9, 0.8, 0.95, n=60, p=0.01), variety="tarn", **at),
+            row("probe", Estimate(0.5, 0.45, 0.55, n=60), variety="tarn", control="task", **at),
+            row("probe", Estimate(0.5, 0.1, 0.9, n=6, p=0.4), variety="mirr", **at),
+            row("probe", 0.5, variety="mirr", control="task", **at),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run")
+    frame = pd.DataFrame({"x": [1, 2], "y": [3, 4]})
+    chart = alt.Chart(frame, description="y grows with x").mark_line().encode(x="x", y="y")
+    told = Report(
+        title=f"What {HOSTILE} shows",
+        about="Asked of two varieties, `tarn` and mirr.",
+        findings=[
+            "The probe reaches 0.90 [0.80, 0.95], chance being 0.50.",
+            f"Nothing of {HOSTILE} & <img src=http://example.org/a.png onerror=x> was run.",
+            "Nor does ![this](http://example.org/b.png) load, nor [that](javascript:alert(1)).",
+        ],
+        figures={"curve": ("The curve", chart)},
+        captions={"curve": "One line, upwards."},
+        method=["Five folds."],
+        caveats=["A made-up run."],
+        tables={"By variety": pd.DataFrame({"variety": ["a|b", HOSTILE], "value": [0.5, 1.0]})},
+    )
+    write_report(path, "compare", Settings(corpus=f"{HOSTILE}.csv"), told, results())
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Reader:
+    return Reader((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_holds_every_sentence_of_the_markdown(folder: Path, page: Reader) -> None:
+    lines = (folder / "report.md").read_text(encoding="utf-8").splitlines()
+    said = [line[2:].replace("`", "") for line in lines if line.startswith("- ")]
+    assert len(said) >= 8
+    for sentence in said:
+        if "![" not in sentence:
+            assert sentence in page.text
+    for part in (
+        "Findings",
+        "By variety",
+        "Figures",
+        "The curve",
+        "One line, upwards.",
+        "Settings",
+    ):
+        assert part in page.text
+
+
+def test_nothing_is_loaded_from_anywhere(folder: Path, page: Reader) -> None:
+    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"} == set()
+    sources = [str(picture["src"]) for picture in page.all("img")]
+    assert len(sources) == 1 and sources[0].startswith("data:image/png;base64,")
+    assert all("srcset" not in attrs and "style" not in attrs for _, attrs in page.tags)
+    style = re.search(r"<style>(.*?)</style>", (folder / "report.html").read_text(), re.S)
+    assert style is not None and "url(" not in style[1] and "@import" not in style[1]
+    links = {str(link["href"]) for link in page.all("a")}
+    assert {link for link in links if not link.startswith("#")} == {"figures/curve.html"}
+
+
+def test_what_users_wrote_stays_text(page: Reader) -> None:
+    assert HOSTILE in page.text
+    assert page.text.count(HOSTILE) >= 4  # title, finding, table, settings
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+
+
+def test_those_who_hear_or_tab_find_their_way(page: Reader) -> None:
+    assert page.all("html")[0]["lang"] == "en"
+    assert [picture["alt"] for picture in page.all("img")] == ["y grows with x"]
+    assert len(page.all("h1")) == 1
+    anchors = {f"#{attrs['id']}" for _, attrs in page.tags if "id" in attrs}
+    targets = [str(link["href"]) for link in page.all("a")]
+    assert all(target in anchors for target in targets if target.startswith("#"))
+    assert sum(target.startswith("#") for target in targets) == len(page.all("h2"))
+    assert all(cell.get("scope") == "col" for cell in page.all("th"))
+
+
+def test_a_cell_keeps_its_bar_in_both_forms(folder: Path, page: Reader) -> None:
+    assert "| a\\|b | 0.5 |" in (folder / "report.md").read_text()
+    assert "a|b" in page.text
+
+
+def test_the_results_own_weakness_is_said(page: Reader) -> None:
+    """Counted by hand from `results()`: one interval on 6 groups, one p above 0.05."""
+    assert "1 of 2 intervals rest on fewer than 20 groups (the least on 6)" in page.text
+    assert "1 of 2 intervals are wider than the figure" in page.text
+    assert "1 of 2 tests do not reject their null at 0.05 (probe 1)" in page.text
+    assert "1 of 2 figures with a control at the same place" in page.text
+
+
+def test_strong_results_draw_no_general_caveat(tmp_path: Path) -> None:
+    told = Report("T", "A.", ["F."], {}, ["M."], ["C."])
+    write_report(tmp_path, "compare", Settings(), told, results().head(2))
+    care = (tmp_path / "report.md").read_text().split("## Read with care")[1].split("\n## ")[0]
+    assert care.strip() == "- C."
+
+
+def test_a_link_to_another_report_leads_to_its_page_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "report.html").write_text("")
+    lines = ["# T", "", "[a](runs/one/report.md) [b](runs/two/report.md)"]
+    write_pages(tmp_path, lines)
+    links = [link["href"] for link in Reader((tmp_path / "report.html").read_text()).all("a")]
+    assert links == ["runs/one/report.html", "runs/two/report.md"]
+
+
+def test_no_picture_from_outside_the_folder_is_taken_in(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    run = tmp_path / "run"
+    (run / "figures").mkdir(parents=True)
+    write_pages(run, ["# T", "", f"![a](figures/../../secret.png) ![b]({secret})"])
+    page = Reader((run / "report.html").read_text())
+    assert page.all("img") == [] and "a b" in page.text
