@@ -23,6 +23,7 @@ from experiments.token_shift import (
     Speaker,
     answer_shifts,
     deciding,
+    shift,
     shift_scores,
     token_shift_html,
     word_classes,
@@ -91,7 +92,7 @@ def test_logits_that_do_not_fit_are_refused() -> None:
 
 
 def test_scores_are_those_of_whole_passes_text_by_text_whatever_the_batch(
-    aligned: Model, base: Model
+    aligned: Model, base: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["could you warm the opal at noon ?", "could you mend the gate beside the mill ?"]
     contexts = [aligned.encode(aligned.render(text), rendered=True) for text in texts]
@@ -99,6 +100,7 @@ def test_scores_are_those_of_whole_passes_text_by_text_whatever_the_batch(
     shown = [contexts[1], contexts[0][:4]]
     speakers = Speaker(aligned), Speaker(base)
     found = answer_shifts(*speakers, contexts, answers, reference_contexts=shown)
+    monkeypatch.setattr(shift, "_CELLS", 1)  # and the logits of one token at a time
     small = answer_shifts(*speakers, contexts, answers, reference_contexts=shown, token_budget=1)
     at = 0
     for context, other, said in zip(contexts, shown, answers, strict=True):
