@@ -14,6 +14,7 @@ import typer
 
 from apps.batch_command import batch
 from apps.capture_command import capture
+from apps.errors import is_users
 from apps.options import (
     Assignments,
     CorpusOption,
@@ -162,17 +163,22 @@ def runs(root: Annotated[str, typer.Option(help="Folder of runs.")] = "runs") ->
 
 @app.command()
 def explore(
-    target: Annotated[str, typer.Argument(help="A run directory, or a folder of them.")] = "runs",
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN | MODEL]",
+            help="A run directory, a folder of them (runs if left out), or organism/NAME.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="To ask on the pages; the run's own if left out.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port; Streamlit's default if left out.")] = None,
 ) -> None:
-    """Open the explorer on a run, in the browser, on this machine only."""
-    from apps.launch import explore as launch
+    """Open the explorer on a run or a model, in the browser, on this machine only."""
+    from apps import launch
 
-    if not Path(target).is_dir():
-        from experiments.settings import ConfigError
-
-        raise ConfigError(f"There is no folder {target}; isogloss run compare makes a run.")
-    raise typer.Exit(launch(target, port=port))
+    raise typer.Exit(launch.explore(launch.target(target, model), port=port))
 
 
 def _quiet_libraries() -> None:
@@ -190,7 +196,7 @@ def main() -> None:
         code = app(standalone_mode=False)
     except Exception as error:
         told = _misuse(error) if hasattr(error, "format_message") else str(error)
-        if not (_is_users(error) or hasattr(error, "format_message")):
+        if not (is_users(error) or hasattr(error, "format_message")):
             raise
         if told:
             print(f"isogloss: {told}", file=sys.stderr)
@@ -203,25 +209,6 @@ def _misuse(error: Any) -> str:
     told = " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if getattr(error, "ctx", None) else "isogloss"
     return f"{told}; see {command} --help." if told else ""
-
-
-def _is_users(error: BaseException) -> bool:
-    """Errors that the rooms raise for bad input; whichever room is not loaded raised none."""
-    known = {
-        "corpora": ("CorpusError",),
-        "evidence": ("EvidenceError",),
-        "organisms": ("OrganismError",),
-        "activations": ("ModelError", "SiteError", "StoreError", "CaptureError"),
-        "geometry": ("GeometryError",),
-        "probes": ("ProbeError",),
-        "interventions": ("EditError",),
-        "experiments.settings": ("ConfigError",),
-    }
-    for module, kinds in known.items():
-        loaded: Any = sys.modules.get(module)
-        if loaded and any(isinstance(error, getattr(loaded, kind)) for kind in kinds):
-            return True
-    return False
 
 
 if __name__ == "__main__":

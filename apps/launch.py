@@ -5,22 +5,56 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
+def target(told: str | None, model: str | None = None) -> list[str]:
+    """What the pages are given for the command's TARGET: a folder, a model, or neither.
+
+    The run that comes with the code is offered where no folder was named, so that there is
+    something to see at once.
+
+    Raises:
+        ConfigError: no such folder, and no embedded model.
+    """
+    from experiments.settings import ConfigError
+
+    named = Path(told or "runs")
+    is_model = bool(told) and (told.startswith("organism/") or (named / "config.json").is_file())
+    if is_model:
+        if model and model != told:
+            raise ConfigError(f"The model is given twice, as {told!r} and as {model!r}.")
+        model, told = told, None
+    if told and not named.is_dir():
+        raise ConfigError(
+            f"There is no folder {told}; isogloss run compare makes a run. A model is "
+            "organism/NAME, its folder, or --model ID."
+        )
+    import organisms
+
+    if model and model.startswith("organism/") and model[9:] not in organisms.NAMES:
+        known = ", ".join(f"organism/{name}" for name in organisms.NAMES)
+        raise ConfigError(f"There is no {model}; the embedded models are {known}.")
+    found = [told or "runs"]
+    if model:
+        found += ["--model", model]
+    return found if told else [*found, "--example"]
+
+
 def explore(
-    path: str | Path,
+    arguments: Sequence[str],
     *,
     port: int | None = None,
     host: str = "127.0.0.1",
     headless: bool | None = None,
 ) -> int:
-    """Serve the explorer on a run directory, or a folder of them, until it is stopped.
+    """Serve the explorer on a run directory, a folder of them or a model, until it is stopped.
 
     Args:
-        path: what the pages may read; nothing outside it is offered.
+        arguments: as `target` gives them; nothing outside that folder is offered.
         port: None takes Streamlit's choice.
         host: the address to bind; only addresses of this machine are accepted.
         headless: whether to leave the browser closed; None: where no display is known.
@@ -37,13 +71,15 @@ def explore(
             "reach it from elsewhere through an SSH tunnel."
         )
     try:
-        return subprocess.run(command(path, port=port, host=host, headless=headless)).returncode
+        return subprocess.run(
+            command(arguments, port=port, host=host, headless=headless)
+        ).returncode
     except KeyboardInterrupt:
         return 0
 
 
 def command(
-    path: str | Path,
+    arguments: Sequence[str],
     *,
     port: int | None = None,
     host: str = "127.0.0.1",
@@ -74,4 +110,4 @@ def command(
     known = config.get_config_options()
     flags = [f"--{name}={value}" for name, value in settings if name in known]
     script = Path(__file__).with_name("explorer.py")
-    return [sys.executable, "-m", "streamlit", "run", str(script), *flags, "--", str(path)]
+    return [sys.executable, "-m", "streamlit", "run", str(script), *flags, "--", *arguments]

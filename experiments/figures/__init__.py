@@ -19,13 +19,15 @@ from experiments.figures.lenses import (
 )
 from experiments.figures.likeness import chart_cka
 from experiments.figures.look import Figure, Theme, depths, save_chart, variety_colours
+from experiments.figures.pairs import chart_pair_by_layer, pairs_of
 from experiments.figures.patching import chart_head_map, chart_patching_control
 from experiments.figures.probing import chart_probe_curve
 from experiments.figures.projection import chart_projection
+from experiments.figures.prompts import chart_prompt_doses, chart_prompt_map
 from experiments.figures.reliability import chart_reliability
 from experiments.figures.restoring import chart_restored_weights, chart_restoring
 from experiments.figures.selection import chart_cone, chart_model_cosine, chart_selection
-from experiments.figures.steering import chart_dose_response
+from experiments.figures.steering import chart_dose_response, steered
 from experiments.figures.subspaces import chart_overlap_by_layer, chart_overlap_matrix
 from experiments.figures.token_shift import (
     chart_shift_classes,
@@ -39,6 +41,8 @@ __all__ = [
     "chart_probe_curve",
     "chart_overlap_matrix",
     "chart_overlap_by_layer",
+    "chart_pair_by_layer",
+    "pairs_of",
     "chart_angle_spectrum",
     "chart_dendrogram",
     "chart_cka",
@@ -53,11 +57,14 @@ __all__ = [
     "chart_lens_divergence",
     "chart_promoted_tokens",
     "chart_head_map",
+    "chart_prompt_map",
+    "chart_prompt_doses",
     "chart_patching_control",
     "chart_selection",
     "chart_cone",
     "chart_model_cosine",
     "chart_dose_response",
+    "steered",
     "chart_restoring",
     "chart_restored_weights",
     "chart_before_after",

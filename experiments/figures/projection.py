@@ -27,11 +27,16 @@ _SHAPES = dict(zip(_KINDS.values(), ("circle", "diamond", "triangle-up"), strict
 _MOST_TEXT = 90
 
 
-def chart_projection(points: pd.DataFrame, theme: Theme = "light") -> Figure:
+def chart_projection(
+    points: pd.DataFrame, theme: Theme = "light", *, join: bool = False, box: str | None = None
+) -> Figure:
     """Points of `projection.parquet`: coloured and named by variety, shaped by behaviour.
 
     Args:
-        points: columns x, y, x_axis, y_axis, cosine, site, layer, variety, behaviour, train, text.
+        points: columns x, y, x_axis, y_axis, cosine, site, layer, variety, behaviour, group, train,
+            text.
+        join: draw a line through the texts of a group, which are parallel.
+        box: name of a selection that dragging a box fills.
     """
     if points.empty:
         return empty_chart(
@@ -72,9 +77,25 @@ def chart_projection(points: pd.DataFrame, theme: Theme = "light") -> Figure:
             scale=alt.Scale(domain=kinds, range=[_SHAPES[k] for k in kinds]),
             legend=legend if len(kinds) > 1 else None,
         ),
-        tooltip=["text", "variety", "kind", "part", "x", "y"],
+        tooltip=[
+            "text",
+            "variety",
+            "kind",
+            "part",
+            *(["group"] if "group" in rows else []),
+            "x",
+            "y",
+        ],
     )
-    layers: list[alt.Chart] = [base.mark_point(size=46, opacity=0.7, strokeWidth=1)]
+    dots = base.mark_point(size=46, opacity=0.7, strokeWidth=1)
+    if box:
+        dots = dots.add_params(alt.selection_interval(name=box))
+    layers: list[alt.Chart] = [dots]
+    if join and "group" in rows:
+        lines = alt.Chart(rows[rows["behaviour"] == ""]).mark_line(
+            strokeWidth=0.7, opacity=0.35, color=p.quiet
+        )
+        layers.insert(0, lines.encode(x=x, y=y, detail="group:N", order="x:Q"))
     if by_variety:
         layers += _names(rows, titles, p)
     told = _told(rows, by_variety)

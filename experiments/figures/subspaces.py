@@ -34,7 +34,12 @@ _NONE = "This run compared no two varieties' subspaces: that takes a standard an
 
 
 def chart_overlap_matrix(
-    frame: pd.DataFrame, theme: Theme = "light", *, site: str = "", layer: int | None = None
+    frame: pd.DataFrame,
+    theme: Theme = "light",
+    *,
+    site: str = "",
+    layer: int | None = None,
+    pick: str | None = None,
 ) -> Figure:
     """Mean squared cosine between every two varieties' subspaces at one site.
 
@@ -43,6 +48,7 @@ def chart_overlap_matrix(
 
     Args:
         site: a site's full name; empty: by `layer`, else the last site of the frame.
+        pick: name of a selection that a click fills with the cell's two varieties.
     """
     everything = frame[frame["measure"] == _MEASURE]
     if plain(everything, _MEASURE).empty:
@@ -77,6 +83,11 @@ def chart_overlap_matrix(
             legend=steps([most, most / 2, 0], ".2f"),
         )
     )
+    if pick:
+        fields = ["variety", "reference"]
+        tiles = tiles.add_params(
+            alt.selection_point(name=pick, fields=fields, on="click", empty=False)
+        )
     shift = alt.datum.value > 0.7 * most
     numbers = base.mark_text(size=12 if step > 50 else 10).encode(
         text=alt.Text("value:Q", format=".2f"),

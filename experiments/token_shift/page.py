@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from experiments.settings import ConfigError
-from experiments.token_shift.shift import KINDS
 
 _COLUMNS = ("text", "request", "position", "piece", "rank", "shift", "log_probability", "top")
 
@@ -66,7 +65,7 @@ def token_shift_html(
     if theme not in ("auto", "light", "dark"):
         raise ConfigError(f"The theme is {theme!r}: choose auto, light or dark.")
     legend = " · ".join(
-        f'<span class="{kind}">{kind}</span>({_RANKS[kind]} in {escape(base)})' for kind in KINDS
+        f'<span class="{kind}">{kind}</span>({_RANKS[kind]} in {escape(base)})' for kind in _RANKS
     )
     parts = [
         f"<style>{_STYLE}</style>",

@@ -1,0 +1,47 @@
+"""The model that a page asks: opened at the first question, one for all readers of a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from apps import session
+from apps.errors import is_users
+
+if TYPE_CHECKING:
+    from activations import Model
+
+
+def choose() -> str:
+    """The model to ask, by name: what the command named, the runs' own, and the embedded ones."""
+    import organisms
+
+    runs = session.offered()
+    own = st.session_state.get("run")
+    first = [started] if (started := session.started_with().model) else []
+    if own in runs:
+        first.append(str(session.config(runs[own]).get("model", "")))
+    rest = [str(session.config(run).get("model", "")) for run in runs.values()]
+    embedded = [f"organism/{name}" for name in organisms.NAMES]
+    names = [name for name in dict.fromkeys([*first, *rest, *embedded]) if name]
+    return st.selectbox("Model", names, key="model", bind="query-params")
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def opened(name: str) -> Model:
+    """The model of that name. Streamlit lets one session open it while others wait."""
+    from activations import open_model
+
+    return open_model(name)
+
+
+def tell(error: BaseException) -> None:
+    """An error as a sentence."""
+    if is_users(error):
+        st.error(str(error))
+    else:
+        st.error(
+            f"This failed with {type(error).__name__}: {error}. The server's terminal or log may "
+            "say more; other pages and prompts go on."
+        )

@@ -1,0 +1,173 @@
+"""Steer: a prompt of one's own along a direction, and what a run's edits did."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from apps import models, session
+from apps.background import Job
+from apps.showing import numbers, share, show, table, theme
+from experiments import figures
+from experiments.inputs import Inputs, read_inputs
+from experiments.prompt_steering import find_direction, steerable, steered_replies
+from experiments.steer.settings import SteerSettings
+
+_PROMPT = "could you lower the wagon beside the well in autumn ?"
+_STRENGTHS = (-1.0, 0.5, 1.0, 1.5, 2.0)
+
+
+def main() -> None:
+    """The prompt first; what the open run measured below."""
+    st.header("Steer")
+    name = models.choose()
+    try:
+        inputs, corpus = _inputs(name)
+        towards = steerable(inputs)
+    except Exception as error:
+        models.tell(error)
+        return
+    left, middle, right = st.columns(3)
+    direction = left.selectbox("Direction", towards, key="towards", bind="query-params")
+    block = int(
+        middle.number_input("Block", 0, 200, 1, key="block", bind="query-params", help="From 0.")
+    )
+    strength = right.slider(
+        "Strength (differences of means)", -3.0, 3.0, 1.0, 0.25, key="strength", bind="query-params"
+    )
+    prompt = st.text_input("Prompt", _PROMPT, key="prompt", bind="query-params")
+    share(
+        "from activations import open_model\n"
+        "from experiments.inputs import read_inputs\n"
+        "from experiments.prompt_steering import find_direction, steered_replies\n"
+        "from experiments.steer.settings import SteerSettings\n\n"
+        f"model = open_model({name!r})\n"
+        f"inputs = read_inputs(SteerSettings(model={name!r}))\n"
+        f"found = find_direction(model, inputs, {direction!r}, 'blocks.{block}.hook_resid_post')\n"
+        f"list(steered_replies(model, {prompt!r}, found, [{strength:g}]))",
+        f"isogloss run steer --model {name}  # over a corpus, with controls and intervals",
+    )
+    if st.button("Steer", type="primary", key="go"):
+        _begin(name, inputs, direction, block, strength, prompt, corpus)
+    job = st.session_state.get("steer_job")
+    if job is not None:
+        st.fragment(_replies, run_every=0.3 if job.alive else None)(job, job.alive)
+    _recorded()
+
+
+def _inputs(name: str) -> tuple[Inputs, str]:
+    """The corpus that directions come from: the bundled one, or one that was uploaded."""
+    with st.expander("Directions from another corpus"):
+        st.caption(
+            "A CSV, TSV, JSONL or Parquet file with columns text, variety, group, and behaviour "
+            "(harmful, harmless) for requests; translations of one sentence share a group."
+        )
+        kinds = ["csv", "tsv", "jsonl", "parquet"]
+        file = st.file_uploader("Corpus", kinds, key="corpus", max_upload_size=50)
+        standard = st.text_input("Its standard variety", "standard", key="standard")
+    if file is None:
+        return read_inputs(SteerSettings(model=name)), ""
+    with tempfile.TemporaryDirectory() as folder:
+        # The name is the reader's own; only its ending says how to read it.
+        path = Path(folder) / f"corpus{Path(file.name).suffix.lower()}"
+        path.write_bytes(file.getvalue())
+        settings = SteerSettings(model=name, corpus=str(path), standard=standard)
+        return read_inputs(settings), file.file_id
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _direction(name: str, corpus: str, direction: str, block: int, _inputs: Inputs) -> Any:
+    """A direction once found; corpora are told apart by the upload."""
+    model = models.opened(name)
+    site = model.resolve_sites("resid_post", layers=[block])[0]
+    return find_direction(model, _inputs, direction, site)
+
+
+def _begin(
+    name: str,
+    inputs: Inputs,
+    direction: str,
+    block: int,
+    strength: float,
+    prompt: str,
+    corpus: str,
+) -> None:
+    """Find the direction, then let a thread write replies, the strength asked for first."""
+    earlier = st.session_state.get("steer_job")
+    if earlier is not None:
+        earlier.stop()
+    try:
+        with st.spinner(f"Opening {name}, finding the direction"):
+            model = models.opened(name)
+            steered = _direction(name, corpus, direction, block, inputs)
+    except Exception as error:
+        st.session_state.pop("steer_job", None)
+        models.tell(error)
+        return
+    strengths = list(dict.fromkeys([strength, *_STRENGTHS]))
+    st.session_state["steer_job"] = Job(
+        steered_replies(model, prompt, steered, strengths),
+        1 + 2 * len(strengths),
+        strength=strength,
+    )
+
+
+def _replies(job: Job, live: bool) -> None:
+    """Replies side by side, and the response to strength as far as it is known."""
+    if job.error:
+        models.tell(job.error)
+    if live:
+        st.progress(job.done / job.count, f"{job.done} of {job.count} replies")
+        st.button("Stop", on_click=job.stop, key="stop")
+    elif job.stopped:
+        st.caption(f"Stopped: {job.done} of {job.count} replies are known.")
+    rows = job.frame()
+    if rows.empty:
+        if live and not job.alive:
+            st.rerun()
+        return
+    asked = job.about["strength"]
+    headings = {
+        "plain": "Plain",
+        "steered": f"Steered, {asked:g}",
+        "random": f"Random direction, {asked:g}",
+    }
+    for column, (kind, heading) in zip(st.columns(3), headings.items(), strict=True):
+        with column:
+            st.markdown(f"**{heading}**")
+            at = 0.0 if kind == "plain" else asked
+            own = rows[rows["kind"].eq(kind) & rows["strength"].eq(at)]
+            st.code(own["reply"].iloc[0] if len(own) else "…", language=None, wrap_lines=True)
+    chart = figures.chart_prompt_doses(rows, theme())
+    if live:
+        st.altair_chart(chart.properties(autosize="pad"), theme=None, key="filling")
+        if not job.alive:
+            st.rerun()
+        return
+    show(chart, "doses")
+    numbers(rows, "replies", label="All replies")
+
+
+def _recorded() -> None:
+    """What edits did in the open run."""
+    if not session.offered():
+        return
+    opened = session.opened()
+    frame = opened.frame
+    asked = frame["measure"].isin(["loss_change", "refusal_rate"]).any()
+    if not asked:
+        return
+    st.subheader(f"Measured in the run {opened.name}")
+    if figures.steered(frame):
+        show(figures.chart_dose_response(frame, theme()), "dose_response")
+    show(figures.chart_ablation_loss(frame, theme()), "ablation")
+    table(frame, "loss_change", "loss")
+    show(figures.chart_refusal(frame, theme()), "refusal")
+    table(frame, "refusal_rate")
+
+
+if __name__ == "__main__":
+    main()

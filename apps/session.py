@@ -1,0 +1,186 @@
+"""What every page of the explorer works on: the runs here, the one that is open, its depth.
+
+The page's address holds all of it, so that a link shows the same view. Nothing here opens a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from experiments import figures
+from experiments.runner import PROJECTION
+
+#: A finished run that comes with the code, so that there is something to see before any other.
+EXAMPLE = Path(__file__).with_name("example")
+_EXAMPLE_NAME = "example: organism/aligned"
+_HELP = "`isogloss run compare` makes one"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The run that the pages show, and the depth at which they look."""
+
+    name: str
+    run: Path
+    frame: pd.DataFrame
+    depth: str | None
+
+    @property
+    def site(self) -> str:
+        """The full name of the site at `depth`; empty where the run measured at none."""
+        sites = {label: site for site, label in figures.depths(self.frame).items()}
+        return sites.get(self.depth or "", "")
+
+    @property
+    def model(self) -> str:
+        """What the run's settings call its model."""
+        return str(config(self.run).get("model", ""))
+
+
+def started_with() -> argparse.Namespace:
+    """The folder, the model, and whether the example is offered, as `apps.launch` passed them."""
+    parser = argparse.ArgumentParser(prog="explorer")
+    parser.add_argument("root", nargs="?", default="runs")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--example", action="store_true")
+    return parser.parse_args(sys.argv[1:])
+
+
+def find_runs(root: Path) -> dict[str, Path]:
+    """Runs at or below `root` by name, the newest first."""
+    if not root.is_dir():
+        return {}
+    if (root / "config.toml").is_file() or (root / "results.parquet").is_file():
+        return {root.resolve().name: root}
+    found = [p.parent for p in root.rglob("config.toml")]
+    found.sort(key=lambda run: (run / "config.toml").stat().st_mtime, reverse=True)
+    return {str(run.relative_to(root)): run for run in found}
+
+
+def offered() -> dict[str, Path]:
+    """Every run that a page may read; there is no other way to name one."""
+    told = started_with()
+    runs = find_runs(Path(told.root))
+    if told.example and EXAMPLE.is_dir():
+        runs = {_EXAMPLE_NAME: EXAMPLE} | runs
+    return runs
+
+
+def config(run: Path) -> dict[str, Any]:
+    """The settings of a run; nothing where they cannot be read."""
+    try:
+        return tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError):
+        return {}
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _read(path: str, changed_ns: int, size: int) -> pd.DataFrame:
+    """A table; `changed_ns` and `size` make a rewritten file a new entry."""
+    return pd.read_parquet(path)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of a run.
+
+    Raises:
+        OSError, ValueError: no such file, or no table.
+    """
+    told = path.stat()
+    return _read(str(path), told.st_mtime_ns, told.st_size)
+
+
+def results(run: Path) -> pd.DataFrame:
+    """The run's results; where there are none the page says so and ends."""
+    table = run / "results.parquet"
+    if not table.is_file():
+        st.info(
+            f"The run `{run.name}` has no results yet; `isogloss run compare --config "
+            f"{run / 'config.toml'} --out {run}` finishes it."
+        )
+        st.stop()
+    try:
+        return read_table(table)
+    except (OSError, ValueError):
+        st.error(f"`{table}` cannot be read as a table of results; run the experiment again.")
+        st.stop()
+
+
+def points(run: Path) -> pd.DataFrame:
+    """The run's texts on two directions; empty where it projected none."""
+    try:
+        return read_table(run / PROJECTION)
+    except (OSError, ValueError):
+        return pd.DataFrame()
+
+
+def begin() -> None:
+    """Draw what all pages share, in the sidebar."""
+    runs = offered()
+    with st.sidebar:
+        if runs:
+            name = st.selectbox("Run", list(runs), key="run", bind="query-params")
+            table = runs[name] / "results.parquet"
+            if table.is_file():
+                _choose_depth(table)
+
+
+def _choose_depth(table: Path) -> None:
+    """The slider that says at which depth to look."""
+    try:
+        frame = read_table(table)
+    except (OSError, ValueError):
+        return  # the page says it
+    labels = list(figures.depths(frame).values())
+    if len(labels) > 1:
+        st.select_slider(
+            "Layer",
+            labels,
+            value=_best_depth(frame, labels),
+            key="layer",
+            bind="query-params",
+            help="Or click a point of a curve under Layers. It starts at the best layer.",
+        )
+
+
+def _best_depth(frame: pd.DataFrame, labels: list[str]) -> str:
+    for measure in ("variety_probe_accuracy", "behaviour_probe_accuracy"):
+        rows = frame[(frame["measure"] == measure) & (frame["control"] == "")]
+        if len(rows):
+            return figures.depths(frame)[rows.loc[rows["value"].idxmax(), "site"]]
+    return labels[-1]
+
+
+def opened() -> Opened:
+    """The run that is open; where there is none the page says so and ends."""
+    runs = offered()
+    if not runs:
+        root = Path(started_with().root)
+        what = "holds no run" if root.is_dir() else "does not exist"
+        st.info(f"The folder `{root}` {what}; {_HELP}.")
+        st.stop()
+    name = st.session_state.get("run", next(iter(runs)))
+    frame = results(runs[name])
+    labels = list(figures.depths(frame).values())
+    depth = st.session_state.get("layer")
+    return Opened(
+        name,
+        runs[name],
+        frame,
+        depth if depth in labels else (labels[0] if len(labels) == 1 else None),
+    )
+
+
+def take_click(key: str) -> None:
+    """A clicked point of a curve moves the layer's slider, and the slider the page's address."""
+    hits = st.session_state[key]["selection"].get("pick") or []
+    if hits:
+        st.session_state["layer"] = hits[0]["depth"]

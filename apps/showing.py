@@ -1,0 +1,103 @@
+"""How every page shows a chart, its numbers, and the ways to take both along."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import pandas as pd
+import streamlit as st
+
+from experiments import figures
+
+_KINDS: dict[Literal["svg", "pdf"], str] = {"svg": "image/svg+xml", "pdf": "application/pdf"}
+
+
+def theme() -> figures.Theme:
+    """What the reader's browser has chosen."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def show(chart: figures.Figure, key: str, **options: Any) -> Any:
+    """Draw a chart, with its downloads below; what was selected in it is returned."""
+    # Streamlit would squeeze the plot to make room for its title and legend.
+    chart = chart.properties(autosize="pad")
+    picked = st.altair_chart(chart, key=key, theme=None, width="content", **options)
+    with st.popover("Download the figure", type="tertiary", key=f"figure_{key}"):
+        for kind, mime in _KINDS.items():
+            st.download_button(
+                kind.upper(),
+                _picture(chart, kind),
+                file_name=f"{key}.{kind}",
+                mime=mime,
+                key=f"{kind}_{key}",
+                on_click="ignore",
+            )
+    return picked
+
+
+def _picture(chart: figures.Figure, kind: Literal["svg", "pdf"]) -> Callable[[], bytes]:
+    """The chart as a file, drawn only when it is asked for."""
+
+    def draw() -> bytes:
+        file = io.BytesIO()
+        chart.save(file, format=kind)
+        return file.getvalue()
+
+    return draw
+
+
+def table(frame: pd.DataFrame, *measures: str) -> None:
+    """The figures behind a chart, for reading and for taking along."""
+    numbers(frame[frame["measure"].isin(measures)], measures[0])
+
+
+def numbers(rows: pd.DataFrame, key: str, *, label: str = "Table") -> None:
+    """Rows that can be opened, and taken along as CSV; columns that say nothing are left out."""
+    if rows.empty:
+        return
+    used = [c for c in rows.columns if not (rows[c].isna() | rows[c].isin(["", -1])).all()]
+    rows = rows[used].reset_index(drop=True)
+    with st.expander(f"{label}: {len(rows)} rows"):
+        st.dataframe(rows, hide_index=True, key=f"table_{key}")
+        st.download_button(
+            "Download CSV",
+            rows.to_csv(index=False).encode(),
+            file_name=f"{key}.csv",
+            mime="text/csv",
+            key=f"csv_{key}",
+            on_click="ignore",
+        )
+
+
+def share(python: str, cli: str) -> None:
+    """The page's link, and the same in Python and on the command line, each to be copied."""
+    with st.popover("Copy as …", key="share"):
+        st.caption("Link to this view")
+        st.code(link(), language=None)
+        st.caption("Python")
+        st.code(python, language="python")
+        st.caption("Command line")
+        st.code(cli, language="bash")
+
+
+def link() -> str:
+    """The address that shows this view."""
+    place = urlsplit(str(st.context.url or "http://127.0.0.1/"))
+    query = urlencode(st.query_params.to_dict(), doseq=True)
+    return urlunsplit((place.scheme, place.netloc, place.path, query, ""))
+
+
+def share_run(run: Path, chart: str, *, experiment: str = "compare") -> None:
+    """`share` for a page that reads a run."""
+    results = str(run / "results.parquet")
+    python = (
+        "import pandas as pd\nfrom experiments import figures\n\n"
+        f"results = pd.read_parquet({results!r})\nfigures.{chart}(results)"
+    )
+    settings = shlex.quote(str(run / "config.toml"))
+    share(python, f"isogloss run {experiment} --config {settings}")
