@@ -131,10 +131,10 @@ def _between(frame: pd.DataFrame, theme: Theme) -> Figure:
         x=depth_axis(labels),
         tooltip=["line", "site", alt.Tooltip("said", title="shared"), "n"],
     )
-    bars = base.mark_rule(strokeWidth=1.4).encode(
+    bars = base.mark_rule(strokeWidth=1.4, clip=True).encode(
         y=alt.Y("low:Q", title="shared by the two models"), y2="high:Q", color=colour
     )
-    line = base.mark_line(strokeWidth=2).encode(y=y, color=colour, strokeDash=dash)
+    line = base.mark_line(strokeWidth=2, clip=True).encode(y=y, color=colour, strokeDash=dash)
     dots = base.mark_point(filled=True, size=36, opacity=1).encode(y=y, color=colour)
     return alt.layer(bars, line, dots).properties(
         width=_WIDTH, height=_TALL, title=panel_title("what of the one is in the other")

@@ -272,6 +272,9 @@ def test_each_figure_is_one_line_of_the_table(drift: pd.DataFrame) -> None:
     assert line["change_low"] <= line["change"] <= line["change_high"]
     both = lines.dropna(subset=["change"])
     np.testing.assert_allclose(both["after"] - both["before"], both["change"], atol=1e-9)
+    known = both.dropna(subset=["change_low"])
+    assert (known["change_low"] <= known["change"] + 1e-9).all()
+    assert (known["change"] <= known["change_high"] + 1e-9).all()
     assert set(lines.dropna(subset=["between"])["measure"]) >= {"next_token_kl", "model_cka"}
 
 
