@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test lint types contracts check format notebooks clean
+.PHONY: help .venv demo test lint types contracts check docs format notebooks clean
 
 help:
 	@echo "make demo     install, then compare varieties on organism/base and organism/aligned"
 	@echo "make test     install, then run the whole test suite"
 	@echo "make check    lint, types and import contracts"
+	@echo "make docs     the documentation site, into build/site"
 	@echo "make notebooks   run the notebooks again, keep what they show"
 	@echo "make format   let ruff rewrite what it can"
 	@echo "make clean    remove the environment, the demo's runs and the caches"
@@ -52,6 +53,11 @@ contracts: $(READY)
 	@$(BIN)/lint-imports --no-cache
 
 check: lint types contracts
+
+# Any warning, such as a dead link, fails. The variable silences the theme's notice of its successor.
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .
