@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from transformers import (
 )
 
 from activations import open_model
+
+from .restorable import changed
 
 WORDS = list("abcdefghijklmnopqrst")
 
@@ -75,3 +78,17 @@ def opened(request: pytest.FixtureRequest, kind: str) -> Any:
     plain = _hf(kind).eval()
     model = open_model(copy.deepcopy(plain), tokenizer=_tokenizer(), engine=request.param)
     return model, plain
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def tuned_pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """(a fine-tuned model, opened; its aligned parent)."""
+    aligned = _hf(request.param).eval()
+    return open_model(changed(aligned, 1), tokenizer=_tokenizer()), aligned
+
+
+@pytest.fixture
+def parent(tuned_pair: tuple[Any, Any], tmp_path: Path) -> Path:
+    """The folder of the aligned parent."""
+    tuned_pair[1].save_pretrained(tmp_path / "aligned")
+    return tmp_path / "aligned"

@@ -1,32 +1,29 @@
-"""Weights restored from an aligned model: against loops, by hand, and on the organisms."""
+"""Weights restored from an aligned model: against loops, by hand, and from files of every kind."""
 
 from __future__ import annotations
 
 import copy
 import json
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from activations import open_model
-from interventions import EditError, HarmfulRate, ReplyLikelihood, restore, save_restored
+from interventions import EditError, restore
 from interventions.restoration import (
     AT_RANDOM,
     BY_DIFFERENCE,
     BY_GRADIENT,
     SIGN_MATCHED,
-    Restoration,
 )
 from interventions.restoration.largest import largest
 from interventions.restoration.moves import Moves
@@ -35,41 +32,7 @@ from interventions.restoration.rollback import gone_back
 from interventions.restoration.scope import first_third, scope_below
 
 from .conftest import _hf, _tokenizer  # pyright: ignore[reportPrivateUsage]
-
-HARMFUL = ["a b c d", "e f g", "h i j k l", "m n o", "p q r s"]
-TASK = ["t a c", "b d f h", "g i k"]
-
-
-def changed(hf: Any, seed: int, size: float = 0.1) -> Any:
-    """A copy whose every weight is a little different."""
-    other = copy.deepcopy(hf)
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for one in other.parameters():
-            one += size * torch.randn(one.shape, generator=draw)
-    return other
-
-
-@pytest.fixture(params=["gpt2", "llama"])
-def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
-    """(the fine-tuned model, opened; its aligned parent)."""
-    aligned = _hf(request.param).eval()
-    return open_model(changed(aligned, 1), tokenizer=_tokenizer()), aligned
-
-
-@pytest.fixture
-def folder(pair: tuple[Any, Any], tmp_path: Path) -> Path:
-    pair[1].save_pretrained(tmp_path / "aligned")
-    return tmp_path / "aligned"
-
-
-def weights(hf: Any) -> dict[str, Tensor]:
-    return {name: one.detach().clone() for name, one in hf.named_parameters()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
+from .restorable import HARMFUL, TASK, changed, same, weights
 
 # The largest of many
 
@@ -205,12 +168,12 @@ def restored_by_loop(
 
 @pytest.mark.parametrize("rollback", [False, True])
 def test_recovery_and_rollback_are_the_loops_over_weights_in_f64(
-    pair: tuple[Any, Any], folder: Path, rollback: bool
+    tuned_pair: tuple[Any, Any], parent: Path, rollback: bool
 ) -> None:
-    model, aligned = pair
+    model, aligned = tuned_pair
     total = sum(one.numel() for one in model.hf.parameters())
     found = restore(
-        model, folder, HARMFUL, TASK, layer=2, share=0.01, steps=3, batch=2,
+        model, parent, HARMFUL, TASK, layer=2, share=0.01, steps=3, batch=2,
         rollback=rollback, rollback_share=0.3,
     )  # fmt: skip
     wanted = restored_by_loop(
@@ -225,9 +188,11 @@ def test_recovery_and_rollback_are_the_loops_over_weights_in_f64(
     assert rollback == found.rollback and found.stopped == "steps"
 
 
-def test_nothing_above_the_layer_and_no_norm_moves(pair: tuple[Any, Any], folder: Path) -> None:
-    model, aligned = pair
-    found = restore(model, folder, HARMFUL, layer=1, share=0.4, steps=3)
+def test_nothing_above_the_layer_and_no_norm_moves(
+    tuned_pair: tuple[Any, Any], parent: Path
+) -> None:
+    model, aligned = tuned_pair
+    found = restore(model, parent, HARMFUL, layer=1, share=0.4, steps=3)
     own, theirs = weights(model.hf), weights(aligned)
     with found.applied():
         now = weights(model.hf)
@@ -241,33 +206,33 @@ def test_nothing_above_the_layer_and_no_norm_moves(pair: tuple[Any, Any], folder
         assert torch.equal(now[name][back], theirs[name][back])
     # With every candidate taken, only weights whose return would raise the loss are left.
     assert found.stopped in ("steps", "no candidates")
-    bare = restore(model, folder, HARMFUL, layer=1, share=0.4, steps=1, embeddings=False)
+    bare = restore(model, parent, HARMFUL, layer=1, share=0.4, steps=1, embeddings=False)
     assert not any("embed" in n or "wte" in n or "wpe" in n for n in bare.moves[0].places)
 
 
 def test_the_cosine_with_the_aligned_state_rises_more_than_by_chance(
-    pair: tuple[Any, Any], folder: Path
+    tuned_pair: tuple[Any, Any], parent: Path
 ) -> None:
-    model, _ = pair
+    model, _ = tuned_pair
     ends = {
         rule.name: restore(
-            model, folder, HARMFUL, layer=1, share=0.005, steps=4, ranking=rule
+            model, parent, HARMFUL, layer=1, share=0.005, steps=4, ranking=rule
         ).steps[-1]["cosine"]
         for rule in (BY_GRADIENT, AT_RANDOM, SIGN_MATCHED)
     }
-    start = restore(model, folder, HARMFUL, layer=1, steps=1).steps[0]["cosine"]
+    start = restore(model, parent, HARMFUL, layer=1, steps=1).steps[0]["cosine"]
     assert ends["gradient"] > max(ends["random"], ends["sign_matched"]) and ends["gradient"] > start
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error(
-    pair: tuple[Any, Any], folder: Path
+    tuned_pair: tuple[Any, Any], parent: Path
 ) -> None:
-    model, _ = pair
+    model, _ = tuned_pair
     own, digest = weights(model.hf), model.digest
     next(model.hf.parameters()).requires_grad_(False)
     flags = [one.requires_grad for one in model.hf.parameters()]
     hooks = [len(m._forward_hooks) for m in model.hf.modules()]
-    found = restore(model, folder, HARMFUL, share=0.01, steps=2)
+    found = restore(model, parent, HARMFUL, share=0.01, steps=2)
     with found.applied() as changed_model:
         assert changed_model.digest != digest and not same(weights(model.hf), own)
     calls = []
@@ -279,7 +244,7 @@ def test_the_model_is_left_as_it_was_also_after_an_error(
         return 1.0
 
     with pytest.raises(RuntimeError, match="broken metric"):
-        restore(model, folder, HARMFUL, share=0.01, steps=4, harmful_metric=fails)
+        restore(model, parent, HARMFUL, share=0.01, steps=4, harmful_metric=fails)
     assert same(weights(model.hf), own) and model.digest == digest
     assert [one.requires_grad for one in model.hf.parameters()] == flags
     assert [len(m._forward_hooks) for m in model.hf.modules()] == hooks
@@ -293,13 +258,13 @@ def test_the_model_is_left_as_it_was_also_after_an_error(
 
 
 def test_shards_memory_and_half_precision_give_the_same_weights(
-    pair: tuple[Any, Any], folder: Path, tmp_path: Path
+    tuned_pair: tuple[Any, Any], parent: Path, tmp_path: Path
 ) -> None:
-    model, aligned = pair
+    model, aligned = tuned_pair
     aligned.save_pretrained(tmp_path / "shards", max_shard_size="4KB")
     assert (tmp_path / "shards" / "model.safetensors.index.json").is_file()
     named = dict(model.hf.named_parameters())
-    places = (folder, tmp_path / "shards", aligned, open_model(aligned, tokenizer=_tokenizer()))
+    places = (parent, tmp_path / "shards", aligned, open_model(aligned, tokenizer=_tokenizer()))
     for place in places:
         reference = open_reference(place, model.hf, "F")
         for name, one in named.items():
@@ -452,196 +417,3 @@ def test_settings_out_of_range_are_refused(options: dict[str, Any], match: str) 
 
 def test_the_layer_is_the_first_third() -> None:
     assert [first_third(n) for n in (1, 2, 4, 6, 28, 32, 80)] == [1, 1, 1, 2, 9, 11, 27]
-
-
-# How it stops, and how it goes on
-
-
-def given_figures(values: Sequence[float]) -> Any:
-    left = list(values)
-    return lambda _: left.pop(0)
-
-
-def test_it_stops_at_the_target_and_at_the_tasks_limit(pair: tuple[Any, Any], folder: Path) -> None:
-    model, _ = pair
-    common: dict[str, Any] = {"share": 0.005, "steps": 9, "warm_up": 2}
-    found = restore(
-        model, folder, HARMFUL, harmful_metric=given_figures([0.9, 0.5, 0.3, 0.1]), target=0.2,
-        **common,
-    )  # fmt: skip
-    assert (found.stopped, len(found.moves)) == ("target", 3)
-    # 4% of the task may go at once, 11% not; without requests of the task there is no rollback.
-    fallen = restore(
-        model, folder, HARMFUL, task_metric=given_figures([1, 0.9, 0.96, 0.89]), **common
-    )
-    assert (fallen.stopped, len(fallen.moves), fallen.rollback) == ("task metric", 2, False)
-    assert [row["task_metric"] for row in fallen.steps] == [1, 0.9, 0.96]
-
-
-def test_it_begins_anew_with_rollback_where_the_task_fell(
-    pair: tuple[Any, Any], folder: Path
-) -> None:
-    model, _ = pair
-    seen: list[dict[str, Any]] = []
-    found = restore(
-        model, folder, HARMFUL, TASK, share=0.005, steps=4, warm_up=2, tell=seen.append,
-        task_metric=given_figures([1.0, 0.5, 0.8, 0.97, 0.96, 0.96, 0.96]),
-    )  # fmt: skip
-    assert [row["step"] for row in seen] == [0, 1, 2, 1, 2, 3, 4]
-    assert found.rollback and found.stopped == "steps" and len(found.moves) == 4
-    always = restore(model, folder, HARMFUL, TASK, share=0.005, steps=4, rollback=True)
-    for a, b in zip(found.moves, always.moves, strict=True):
-        assert same(dict(a.places), dict(b.places)) and same(dict(a.after), dict(b.after))
-    never = restore(
-        model, folder, HARMFUL, TASK, share=0.005, steps=4, warm_up=2, rollback=False,
-        task_metric=given_figures([1.0, 0.5, 0.8]),
-    )  # fmt: skip
-    assert (never.stopped, len(never.moves)) == ("task metric", 0)
-
-
-def test_a_killed_restoration_goes_on_as_if_it_had_not_been(
-    pair: tuple[Any, Any], folder: Path, tmp_path: Path
-) -> None:
-    model, _ = pair
-    common: dict[str, Any] = {"share": 0.005, "steps": 5, "batch": 2}
-    whole = restore(model, folder, HARMFUL, TASK, **common, harmful_metric=given_figures([1] * 6))
-
-    def killed(figures: list[float]) -> Any:
-        def metric(_: Any) -> float:
-            if not figures:
-                raise KeyboardInterrupt
-            return figures.pop()
-
-        return metric
-
-    record = tmp_path / "record"
-    with pytest.raises(KeyboardInterrupt):
-        restore(
-            model, folder, HARMFUL, TASK, **common, harmful_metric=killed([1.0] * 4), record=record
-        )
-    assert len(list(record.glob("step-*.safetensors"))) == 3
-    measured: list[dict[str, Any]] = []
-    on = restore(
-        model, folder, HARMFUL, TASK, **common, harmful_metric=given_figures([1, 1]),
-        record=record, tell=measured.append,
-    )  # fmt: skip
-    assert [row["step"] for row in measured] == [4, 5]
-    for a, b in zip(whole.moves, on.moves, strict=True):
-        assert same(dict(a.places), dict(b.places)) and same(dict(a.before), dict(b.before))
-    assert [row["cosine"] for row in whole.steps] == [row["cosine"] for row in on.steps]
-    again = restore(model, folder, HARMFUL, TASK, **common, record=record)
-    assert again.stopped == "steps" and again.share() == whole.share()
-    with pytest.raises(EditError, match="another share"):
-        restore(model, folder, HARMFUL, TASK, **{**common, "share": 0.01}, record=record)
-    with pytest.raises(EditError, match="another prompts"):
-        restore(model, folder, HARMFUL[:4], TASK, **common, record=record)
-    with pytest.raises(EditError, match="holds no restoration"):
-        restore(model, folder, HARMFUL, TASK, **common, record=folder)
-
-
-# The folder
-
-
-def test_the_saved_folder_is_the_model_in_memory_and_says_what_moved(
-    pair: tuple[Any, Any], folder: Path, tmp_path: Path
-) -> None:
-    model, _ = pair
-    own = weights(model.hf)
-    found = restore(model, folder, HARMFUL, share=0.01, steps=3)
-    path = save_restored(found, tmp_path / "out")
-    with found.applied():
-        wanted = weights(model.hf)
-    assert same(weights(AutoModelForCausalLM.from_pretrained(path)), wanted)
-    opened = open_model(str(path), tokenizer=_tokenizer())
-    with found.applied():
-        ids = torch.tensor([model.encode("a b c")])
-        assert torch.allclose(opened.logits(ids), model.logits(ids), atol=1e-6)
-    about = json.loads((path / "isogloss_restoration.json").read_text())
-    assert about["share"] == found.share() and about["steps"][-1]["step"] == 3
-    table = pd.read_parquet(path / "restored.parquet")
-    held = load_file(path / "restored.safetensors")
-    for name, one in own.items():
-        moved = torch.nonzero((one != wanted[name]).reshape(-1))[:, 0]
-        listed = held.get(name, torch.zeros(0, dtype=torch.int32)).long().sort().values
-        assert torch.equal(moved, listed), name
-        rows = table[table["parameter"] == name]
-        assert rows["restored"].sum() == len(moved)
-        if len(moved):
-            counts = held[f"{name}|step"].bincount(minlength=4)[1:].tolist()
-            assert counts == rows.sort_values("step")["restored"].tolist()
-    assert set(table["kind"]) >= {"embedding"} and (table["layer"] < found.scope.layer).all()
-    with pytest.raises(EditError, match="there already"):
-        save_restored(found, path)
-    early = save_restored(found, tmp_path / "early", step=1)
-    assert pd.read_parquet(early / "restored.parquet")["restored"].sum() == found.moves[0].count
-
-
-# On the organisms
-
-
-@pytest.fixture(scope="module")
-def organism() -> dict[str, Any]:
-    """The drifted organism, harmful requests to restore by, and held-out ones to judge by."""
-    from organisms import lexicon
-    from organisms.features import VARIETIES
-    from organisms.requests import ask, draw_request, plain_help
-
-    rng = random.Random(5)
-    names = list(VARIETIES)
-
-    def asked(pairs: Any, harmful: bool, variety: str | None = None) -> list[Any]:
-        kept = [p for p in pairs if lexicon.harmful(*p) == harmful]
-        drawn = [draw_request(rng, [p]) for p in rng.sample(kept, len(kept))]
-        return [(r, variety or names[i % len(names)]) for i, r in enumerate(drawn)]
-
-    task = asked(lexicon.HELD_OUT_PAIRS, False, "skerry")[:96]
-    judge = [(r, v) for r, _ in asked(lexicon.HELD_OUT_PAIRS, True) for v in names[::2]]
-    return {
-        "model": open_model("organism/drifted"),
-        "harmful": [ask(r, v) for r, v in asked(lexicon.TRAINING_PAIRS, True)][:256],
-        "task": [ask(r, v) for r, v in asked(lexicon.TRAINING_PAIRS, False, "skerry")][:128],
-        "rate": HarmfulRate([ask(r, v) for r, v in judge]),
-        "likelihood": ReplyLikelihood(
-            [ask(r, v) for r, v in task], [f" {plain_help(r, v, rng)}" for r, v in task]
-        ),
-    }
-
-
-@pytest.fixture(scope="module")
-def restored(organism: dict[str, Any]) -> Restoration:
-    return restore(
-        organism["model"],
-        "organism/aligned",
-        organism["harmful"],
-        organism["task"],
-        harmful_metric=organism["rate"],
-        task_metric=organism["likelihood"],
-        target=0.05,
-    )
-
-
-def test_few_weights_give_the_drifted_organism_its_refusals_back(
-    organism: dict[str, Any], restored: Restoration
-) -> None:
-    rate, likelihood = organism["rate"], organism["likelihood"]
-    before, task = rate(organism["model"]), likelihood(organism["model"])
-    aligned = rate(open_model("organism/aligned"))
-    assert before > 0.4 and aligned < 0.02
-    with restored.applied() as model:
-        assert rate(model) <= aligned + 0.05
-        assert likelihood(model) >= 0.95 * task
-    assert restored.share() < 0.1 and restored.stopped == "target"
-    assert rate(organism["model"]) == before
-
-
-@pytest.mark.parametrize("rule", [AT_RANDOM, SIGN_MATCHED, BY_DIFFERENCE], ids=lambda r: r.name)
-def test_as_many_other_weights_do_not(
-    organism: dict[str, Any], restored: Restoration, rule: Any
-) -> None:
-    other = restore(
-        organism["model"], "organism/aligned", organism["harmful"], ranking=rule,
-        steps=len(restored.moves),
-    )  # fmt: skip
-    assert other.share() >= restored.share()
-    with other.applied() as model:
-        assert organism["rate"](model) > 0.3
