@@ -177,7 +177,7 @@ class Follower:
         _, values, right = np.linalg.svd(weights, full_matrices=False)
         if self._k is None:
             self._k = min(_enough(values, self._settings.explained), self._columns - 1)
-        self.followed = right[: self._k].T
+        self.followed = np.ascontiguousarray(right[: self._k].T)
         return reading
 
     def _contrasts(self, mean: np.ndarray, variance: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -209,8 +209,8 @@ class Follower:
             old, weights = self._average
             stacked = np.hstack([np.sqrt(smooth * weights) * old, np.sqrt(1 - smooth) * basis])
             left, values, _ = np.linalg.svd(stacked, full_matrices=False)
-            self._average = left[:, : _KEPT * k], values[: _KEPT * k] ** 2
-        self.followed = self._average[0][:, :k]
+            self._average = np.ascontiguousarray(left[:, : _KEPT * k]), values[: _KEPT * k] ** 2
+        self.followed = np.ascontiguousarray(self._average[0][:, :k])
 
     def _add_moments(self, x: np.ndarray, variety: np.ndarray) -> None:
         """Counts, sums by variety and, for patterns, products: old ones count `smooth` times.
@@ -274,7 +274,7 @@ class Follower:
                 fixed = np.linalg.qr(drawn.T)[0]
             else:
                 fixed = np.linalg.svd(centred, full_matrices=False)[2][:k].T
-        self._fixed, self._fixed_mean = fixed.copy(), self._mean()
+        self._fixed, self._fixed_mean = np.ascontiguousarray(fixed), self._mean()
 
     def state(self) -> dict[str, np.ndarray]:
         """All that decides how it goes on, as arrays."""

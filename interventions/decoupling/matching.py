@@ -63,8 +63,8 @@ def matched_strength(
     assert settings.strength is not None
     if not energy > 0:
         raise EditError(
-            f"The dialect's reference states have no energy that {control.form} of {control.source} "
-            "would touch, so no strength matches."
+            f"The dialect's reference states have no energy that {control.form} with "
+            f"{control.source} would touch, so no strength matches."
         )
     if settings.form not in SHARES:
         wanted *= settings.strength
