@@ -10,6 +10,7 @@ from experiments.figures.decoupling import (
     chart_decoupling_pareto,
     chart_decoupling_strength,
 )
+from experiments.figures.decoupling_telemetry import chart_decoupling_telemetry
 from experiments.figures.directions import chart_direction_cosine, chart_direction_layers
 from experiments.figures.kinship import chart_dendrogram
 from experiments.figures.lenses import (
@@ -73,6 +74,7 @@ __all__ = [
     "chart_shift_classes",
     "chart_shift_layers",
     "chart_shift_examples",
+    "chart_decoupling_telemetry",
     "chart_decoupling_gain",
     "chart_decoupling_pareto",
     "chart_decoupling_strength",
