@@ -62,6 +62,11 @@ def set_up(settings: DecoupleSettings, inputs: Inputs, model: Model) -> Bench:
                 f"layers names block {layer}; the model has blocks 0 to {model.n_layers - 1}."
             )
     writer = Writer(model.tokenizer, (inputs.standard, *inputs.dialects), settings.template)
+    if settings.aliased and (settings.trained_blocks or not writer.tagged):
+        raise ConfigError(
+            "aliased sets a tag's embedding: it needs a tokenizer with a tag for each variety, and "
+            "trained_blocks left empty."
+        )
     tasks = [_task(settings, inputs, writer, dialect) for dialect in dialects]
     left_out = list(inputs.left_out)
     if not writer.tagged:

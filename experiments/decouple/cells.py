@@ -17,7 +17,7 @@ from experiments.decouple.judging import (
     untouched,
 )
 from experiments.decouple.pairs import Task
-from experiments.decouple.tuning import fine_tune
+from experiments.decouple.tuning import fine_tune, start
 from experiments.results import row
 
 #: What the library tells of each update, and our name for it.
@@ -32,8 +32,12 @@ _TELEMETRY = {
 
 def untuned(bench: Bench) -> list[dict[str, Any]]:
     """The model as it came, on the same sentences as all fine-tunes."""
+    rows = []
+    for task in bench.tasks:
+        start(bench.model, bench.weights, task, bench.settings)
+        rows += _judged(bench, task)
     bench.weights.restore()
-    return [r for task in bench.tasks for r in _judged(bench, task)]
+    return rows
 
 
 def fine_tuned(bench: Bench, task: Task, arm: Arm, seed: int) -> list[dict[str, Any]]:

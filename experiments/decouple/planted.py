@@ -87,6 +87,7 @@ SETTINGS: dict[str, Any] = {
     "trained_blocks": [0],
     "layers": [0, 1, 2],
     "steps": 40,
+    "every": 5,
     "rate": 1e-3,
     "strengths": [30.0],
     "projections": [1.0],
@@ -166,6 +167,7 @@ def _set(
     for i, word in enumerate(WORDS):
         for form, sign in ((word, 1), (_regional(word), -1)):
             embedded[ids[form], _WORD + i] = 2.0
+            embedded[ids[form], _NOISE:] = embedded[ids[word], _NOISE:]
             read[ids[form], _U] = sign * GAMMA
             read[ids[form], _CONSTANT] = -sign * _DEFAULT
             read[ids[form], _START] = _FOLLOWS

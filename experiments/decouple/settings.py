@@ -51,6 +51,9 @@ class DecoupleSettings(CorpusSettings):
     contamination: float = Field(
         default=0.0, ge=0, lt=1, description="share of targets that are standard text instead"
     )
+    aliased: bool = Field(
+        default=False, description="the dialect's tag starts with the standard's embedding"
+    )
     steps: int = Field(default=30, ge=1)
     batch: int = Field(default=16, ge=1)
     rate: float = Field(default=1e-3, gt=0)

@@ -109,6 +109,17 @@ class Tuned:
         )
 
 
+@torch.no_grad()
+def start(model: Model, weights: Weights, task: Task, settings: DecoupleSettings) -> None:
+    """The weights that every arm starts from."""
+    weights.restore()
+    if settings.aliased:
+        known = model.tokenizer.get_vocab()
+        mine, theirs = (f"<{v}>" for v in (task.dialect, task.standard[0].variety))
+        table = model.hf.get_input_embeddings().weight
+        table[known[mine]] = table[known[theirs]]
+
+
 def fine_tune(
     model: Model,
     weights: Weights,
@@ -124,7 +135,7 @@ def fine_tune(
     """
     from experiments.decouple.opening import open_decoupling
 
-    weights.restore()
+    start(model, weights, task, settings)
     examples = task.drawn(seed, count=settings.train_texts, contamination=settings.contamination)
     decoupling = open_decoupling(model, task, arm, settings, layers, seed)
     with weights as trained, decoupling:
