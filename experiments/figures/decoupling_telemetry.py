@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
@@ -31,13 +33,14 @@ def chart_decoupling_telemetry(telemetry: pd.DataFrame, theme: Theme = "light") 
         "Each point is an update of the probe. Dashes: by chance. Layers are blocks' outputs; the "
         "subspace is the followed one, also where a control is decoupled from another."
     )
-    chart = alt.concat(*panels, columns=2, spacing=28).properties(
+    pairs = [alt.hconcat(*panels[i : i + 2], spacing=28) for i in range(0, len(panels), 2)]
+    chart = alt.vconcat(*pairs, spacing=24).properties(
         title=title(head, below, width=700), description=head
     )
     return finish(chart, theme)
 
 
-def _panel(telemetry: pd.DataFrame, name: str, said: str) -> alt.LayerChart:
+def _panel(telemetry: pd.DataFrame, name: str, said: str) -> Any:
     rows = telemetry[["step", "layer", name]].dropna()
     if name == "task_loss":  # one for all layers
         rows = rows.drop_duplicates("step").assign(layer=rows["layer"].min())

@@ -1,6 +1,7 @@
 """Hooks at the outputs of blocks: states of a training pass seen, and, if asked for, projected.
 
-With gradient checkpoints a block runs again in the backward pass, hooks and all. A state is seen
+With gradient checkpoints a block may run again in the backward pass, hooks and all (transformers
+before it checkpointed `forward` alone, or checkpoints of one's own). A state is seen
 the first time only; a projection must be made again, and by the same mask, which is found by the
 memory that the block's input lies in: checkpoints keep it, so it is no other tensor's.
 """
