@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -53,6 +54,17 @@ class Model:
             f"Model({self.name!r}, {self.n_layers} layers, d_model {self.d_model}, "
             f"{self.dtype} on {self.device})"
         )
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "model": self.name,
+            "layers": self.n_layers,
+            "d_model": self.d_model,
+            "dtype": f"{self.dtype} on {self.device}",
+            "engine": type(self.engine).__name__,
+            "edits": len(self._edits),
+        }
+        return pd.Series(facts, dtype=object).to_frame().to_html(header=False, border=0)
 
     @property
     def device(self) -> torch.device:

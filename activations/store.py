@@ -264,6 +264,18 @@ class ActivationStore:
         where = self.path or "memory"
         return f"ActivationStore({len(self)} rows, {len(self.sites)} sites, {where})"
 
+    def _repr_html_(self) -> str:
+        """What the manifest says; neither rows nor states are read."""
+        told = ("model", "corpus", "tokens", "dtype")
+        facts = {name: self.manifest[name] for name in told if name in self.manifest}
+        facts |= {"rows": len(self), "where": str(self.path or "memory")}
+        sites = pd.Series(
+            {site: str([len(self), *shape]) for site, shape in self.manifest["sites"].items()},
+            dtype=object,
+        )
+        above = pd.Series(facts, dtype=object).to_frame().to_html(header=False, border=0)
+        return above + sites.to_frame("shape").to_html(border=0, max_rows=12)
+
     def __getitem__(self, site: str) -> SiteArray:
         if site not in self.manifest["sites"]:
             raise StoreError(f"The store holds no site {site!r}; it has {', '.join(self.sites)}.")

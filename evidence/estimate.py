@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,22 @@ class Estimate:
         if not math.isnan(self.p):
             facts.append(f"p = {self.p:.2g}")
         return f"{shown} ({', '.join(facts)})" if facts else shown
+
+    def _repr_html_(self) -> str:
+        """One line of a table, with how the interval was made below it."""
+        facts = {"value": _figure(self.value) + (f" {self.unit}" if self.unit else "")}
+        if not (math.isnan(self.low) and math.isnan(self.high)):
+            facts[f"{100 * self.level:g}%"] = f"[{_figure(self.low)}, {_figure(self.high)}]"
+        if self.n:
+            facts["groups"] = str(self.n)
+        if not math.isnan(self.null):
+            facts["null"] = _figure(self.null)
+        if not math.isnan(self.p):
+            facts["p"] = f"{self.p:.2g}"
+        names = "".join(f"<th>{name}</th>" for name in facts)
+        cells = "".join(f"<td>{html.escape(fact)}</td>" for fact in facts.values())
+        below = f"<p><small>{html.escape(self.method)}</small></p>" if self.method else ""
+        return f"<table><tr>{names}</tr><tr>{cells}</tr></table>{below}"
 
     def as_row(self) -> dict[str, Any]:
         """The columns `value`, `low`, `high`, `level`, `n`, `p`, `unit`, `seed` of a result.

@@ -48,6 +48,20 @@ class Run:
         self.settings = settings
         self.log = logging.getLogger(f"isogloss.{path.name}")
 
+    def __repr__(self) -> str:
+        state = "done" if (self.path / "report.md").is_file() else "unfinished"
+        return f"Run({str(self.path)!r}, {self.settings.model}, {state})"
+
+    def _repr_html_(self) -> str:
+        """Where it is and what was set otherwise than by default; its results are not read."""
+        facts = {"run": str(self.path), "model": self.settings.model}
+        facts["state"] = "done" if (self.path / "report.md").is_file() else "unfinished"
+        for name, given in type(self.settings).model_fields.items():
+            value = getattr(self.settings, name)
+            if name != "model" and value != given.get_default(call_default_factory=True):
+                facts[name] = str(value)
+        return pd.Series(facts, dtype=object).to_frame().to_html(header=False, border=0)
+
     @classmethod
     def start(
         cls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -176,3 +177,15 @@ class Subspace:
     def __repr__(self) -> str:
         site = f", site={self.site!r}" if self.site else ""
         return f"Subspace(d={self.d}, k={self.k}{site})"
+
+    def _repr_html_(self) -> str:
+        """Size, site, the largest singular values, and how it was made."""
+        values = ", ".join(f"{value:.3g}" for value in self.singular_values[:6])
+        facts = {"dimensions": f"{self.k} of {self.d}", "site": self.site or "none"}
+        facts["singular values"] = values + (", …" if self.k > 6 else "")
+        facts |= {str(name): str(said) for name, said in self.provenance.items()}
+        rows = (
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(said[:200])}</td></tr>"
+            for name, said in facts.items()
+        )
+        return f"<table>{''.join(rows)}</table>"

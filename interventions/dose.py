@@ -63,6 +63,22 @@ class DoseResponse:
     def __post_init__(self) -> None:
         self._index.update({o.key: i for i, o in enumerate(self.plain)})
 
+    def __repr__(self) -> str:
+        strengths = ", ".join(f"{strength:g}" for strength in self.strengths)
+        return f"DoseResponse({len(self.plain)} figures at strengths {strengths})"
+
+    def _repr_html_(self) -> str:
+        """Each figure, of the plain model and at every strength."""
+        points = (("plain", self.plain), *zip(self.strengths, self.at, strict=True))
+        shown = {
+            name if isinstance(name, str) else f"{name:g}": [
+                f"{e.value:.3g} [{e.low:.3g}, {e.high:.3g}]" for e in (o.estimate() for o in there)
+            ]
+            for name, there in points
+        }
+        index = [" ".join(part for part in key if part) for key in self.keys]
+        return pd.DataFrame(shown, index=index).to_html(border=0)
+
     @property
     def keys(self) -> tuple[tuple[str, str, str], ...]:
         """(measure, variety, behaviour) of what was observed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,16 @@ class PatchSweep:
     def __repr__(self) -> str:
         pairs, sites = self.frame["pair"].nunique(), self.frame["site"].nunique()
         return f"PatchSweep({pairs} pairs, {sites} sites, {len(self.frame)} cells)"
+
+    def _repr_html_(self) -> str:
+        """The share of the gap closed by site and position, one table for each way."""
+        parts = [f"<p>{html.escape(repr(self))}</p>"]
+        for way in self.summary["way"].unique():
+            table = self.array(way=way)
+            if len(table):
+                parts.append(f"<p>{html.escape(way)}</p>")
+                parts.append(table.to_html(border=0, float_format="%.2f", max_cols=16, max_rows=40))
+        return "".join(parts)
 
     def array(self, *, way: str = "denoise", head: int = -1) -> pd.DataFrame:
         """The recovered fraction, sites in rows and positions from the end in columns."""

@@ -14,6 +14,7 @@ Norms are not held: the receiver's norm is that of the changed stream.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -81,6 +82,15 @@ class PathSweep:
         senders, receivers = (self.frame[name].nunique() for name in ("sender", "receiver"))
         pairs = self.frame["pair"].nunique()
         return f"PathSweep({pairs} pairs, {senders} senders, {receivers} receivers)"
+
+    def _repr_html_(self) -> str:
+        """The share of the gap closed by sender and receiver, one table for each way."""
+        parts = [f"<p>{html.escape(repr(self))}</p>"]
+        for way in self.summary["way"].unique():
+            table = self.array(way=way)
+            parts.append(f"<p>{html.escape(way)}</p>")
+            parts.append(table.to_html(border=0, float_format="%.2f", max_cols=16, max_rows=40))
+        return "".join(parts)
 
     def array(self, *, way: str = "denoise") -> pd.DataFrame:
         """The recovered fraction, senders in rows and receivers in columns."""

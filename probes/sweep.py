@@ -50,6 +50,16 @@ class ProbeResult:
         """Accuracy less that of the control task (Hewitt & Liang 2019)."""
         return self.accuracy.value - self.control.value
 
+    def _repr_html_(self) -> str:
+        """Accuracy beside what it is set against."""
+        shown = {"accuracy": str(self.accuracy), "chance": f"{self.chance:.2f}"}
+        if not np.isnan(self.control.value):
+            shown["control task"] = str(self.control)
+            shown["control task, training rows"] = f"{self.control_train:.2f}"
+        table = pd.Series(shown, dtype=object).to_frame(self.site or _UNIT)
+        with pd.option_context("display.max_colwidth", 200):
+            return table.to_html(border=0)
+
     @property
     def p(self) -> float:
         """Probability under permuted labels, for all sites of the sweep together."""
