@@ -283,10 +283,11 @@ def _decided(
         where = {"site": site, "layer": layer_of(site)}
         yield from _shares("decided_share", moved, stays[:, at], **where)
     layers = np.asarray(numbers, dtype=np.float64)
+    ends = (float(layers.min()), float(layers.max())) if len(layers) > 1 else None
     ever = stays[:, -1]
     frame = moved.tokens.assign(layer=layers[stays.argmax(axis=1)])[ever]
     if frame.empty:
         return
     for where, own in _parts(frame):
-        found = cluster_mean(own["layer"], own["group"], unit="layer")
+        found = cluster_mean(own["layer"], own["group"], bounds=ends, unit="layer")
         yield row("deciding_layer", found, **where)
