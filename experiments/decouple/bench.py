@@ -113,7 +113,6 @@ def _task(settings: DecoupleSettings, inputs: Inputs, writer: Writer, dialect: s
             f"contrast=others leaves nothing to contrast {inputs.standard!r} with, since "
             f"{dialect!r} is the one dialect; say contrast=all."
         )
-    against = others if settings.contrast == "others" else [dialect, *others]
     sentences = said(inputs.corpus, inputs.variety_rows)
     pairing = inputs.parallel((dialect,))
     sides: tuple[list[str], list[str]] = [], []
@@ -125,7 +124,7 @@ def _task(settings: DecoupleSettings, inputs: Inputs, writer: Writer, dialect: s
         sentences,
         dialect=dialect,
         standard=inputs.standard,
-        against=against,
+        against=[dialect, *others],
         train=train,
         test=spread(test, settings.test_groups),
         longest=settings.longest,

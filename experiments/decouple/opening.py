@@ -34,35 +34,41 @@ def open_decoupling(
     The plain arm watches at strength 0, so that its telemetry stands beside the others'.
     """
     standard = task.standard[0].variety
-    reference = reference_texts(task, settings, seed)
+    reference = reference_texts(task, settings, seed, left_out=_untold(task, settings))
     told = _told(arm, task, settings, layers, seed)
     if arm.control:
-        own = _told(replace(arm, source="estimated"), task, settings, layers, seed)
-        known = set(reference.varieties)
+        # Matched on the dialect's own states, also where the subspace is estimated without them.
         found = matched_strength(
             model.hf,
-            reference,
+            reference_texts(task, settings, seed),
             standard=standard,
-            settings=own,
+            settings=_told(replace(arm, source="estimated"), task, settings, layers, seed),
             control=told,
-            dialects=task.dialect if task.dialect in known else None,
+            dialects=task.dialect,
         )
         told = replace(told, strength=found.strength)
     return Decoupling(model.hf, reference, standard=standard, settings=told)
 
 
-def reference_texts(task: Task, settings: DecoupleSettings, seed: int) -> Reference:
+def reference_texts(
+    task: Task, settings: DecoupleSettings, seed: int, *, left_out: str = ""
+) -> Reference:
     """The groups that one seed's subspace is estimated from: as many as texts it is tuned on."""
     rng = np.random.default_rng([seed, 2])
     count = min(settings.train_texts, len(task.references))
     rows = rng.choice(len(task.references), count, replace=False)
-    examples = [e for row in rows for e in task.references[row]]
+    examples = [e for row in rows for e in task.references[row] if e.variety != left_out]
     return Reference.of(
         [e.ids for e in examples],
         [e.variety for e in examples],
         starts=[e.start for e in examples],
         groups=[e.group for e in examples],
     )
+
+
+def _untold(task: Task, settings: DecoupleSettings) -> str:
+    """The variety that the subspace is estimated without, if any."""
+    return task.dialect if settings.contrast == "others" else ""
 
 
 def _told(

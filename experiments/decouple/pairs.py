@@ -108,8 +108,7 @@ class Task:
         train: target in the dialect, and the same pair with the standard's sentence as target.
         test: held-out pairs.
         standard: the standard's own sentences of the same held-out groups.
-        references: by group of the train side, its sentence in every variety that the subspace is
-            estimated from.
+        references: by group of the train side, its sentence in every variety.
     """
 
     dialect: str

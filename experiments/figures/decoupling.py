@@ -21,6 +21,7 @@ from experiments.figures.look import (
 _NONE = "This run fine-tuned no model; isogloss run decouple does."
 _EDIT = re.compile(r"tune\+(?P<form>\w+)\(k=(?P<k>\d+), (?P<strength>[^)]+)\)")
 _HUES = {"paper": "#CC79A7", "penalty": "#0072B2", "projection": "#D55E00", "gradient": "#009E73"}
+_SHAPES = {"paper": "cross", "penalty": "circle", "projection": "square", "gradient": "triangle-up"}
 _DASHED = [4, 3]
 
 
@@ -121,6 +122,9 @@ def chart_decoupling_pareto(frame: pd.DataFrame, theme: Theme = "light") -> Figu
         title=None,
         scale=alt.Scale(domain=kinds, range=[_HUES.get(k, p.null) for k in kinds]),
     )
+    shapes = alt.Scale(
+        domain=kinds, range=["diamond" if k == "control" else _SHAPES[k] for k in kinds]
+    )
     across, up = "the standard's loss, change (nats a token)", "the dialect's gain (nats a token)"
     panels = []
     for dialect in sorted(set(rows["variety"])):
@@ -139,7 +143,7 @@ def chart_decoupling_pareto(frame: pd.DataFrame, theme: Theme = "light") -> Figu
             x=alt.X("low_cost:Q", title=across), x2="high_cost:Q", y="gain:Q"
         )
         dots = base.mark_point(filled=True, size=75, opacity=1).encode(
-            x="value_cost:Q", y="gain:Q", shape=alt.Shape("kind:N", title=None)
+            x="value_cost:Q", y="gain:Q", shape=alt.Shape("kind:N", title=None, scale=shapes)
         )
         panels.append(
             alt.layer(
@@ -171,6 +175,7 @@ def chart_decoupling_strength(frame: pd.DataFrame, theme: Theme = "light") -> Fi
         return empty_chart("This run tried one strength of each form: give `strengths`.", theme)
     p = palette(theme)
     colours = alt.Scale(domain=["dialect", "standard"], range=[p.harmless, p.harmful])
+    shapes = alt.Scale(domain=["dialect", "standard"], range=["circle", "square"])
     lines = []
     for dialect in sorted(set(rows["variety"])):
         panels = []
@@ -183,7 +188,7 @@ def chart_decoupling_strength(frame: pd.DataFrame, theme: Theme = "light") -> Fi
                     "strength:Q",
                     scale=alt.Scale(type="symlog", constant=float(own["strength"].min())),
                     title="strength",
-                    axis=alt.Axis(values=sorted(set(own["strength"])), grid=False),
+                    axis=alt.Axis(values=sorted(set(own["strength"])), grid=False, format="~g"),
                 ),
                 color=alt.Color("whose:N", title=None, scale=colours),
                 tooltip=["whose", "strength", alt.Tooltip("said", title="change"), "n"],
@@ -193,7 +198,7 @@ def chart_decoupling_strength(frame: pd.DataFrame, theme: Theme = "light") -> Fi
             )
             line = base.mark_line(strokeWidth=2).encode(y="value:Q")
             dots = base.mark_point(filled=True, size=55, opacity=1).encode(
-                y="value:Q", shape=alt.Shape("whose:N", title=None)
+                y="value:Q", shape=alt.Shape("whose:N", title=None, scale=shapes)
             )
             panels.append(
                 alt.layer(_at_zero("y", theme), band, line, dots).properties(
