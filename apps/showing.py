@@ -16,6 +16,13 @@ from experiments import figures
 
 _KINDS: dict[Literal["svg", "pdf"], str] = {"svg": "image/svg+xml", "pdf": "application/pdf"}
 
+#: Keys of the widgets that pages bind to the address.
+_LINKED = (
+    *("run", "layer", "joined", "pair", "beside", "against", "measure", "answers"),
+    *("model", "base", "source", "states", "patched"),
+    *("towards", "block", "strength", "prompt"),
+)
+
 
 def theme() -> figures.Theme:
     """What the reader's browser has chosen."""
@@ -24,9 +31,7 @@ def theme() -> figures.Theme:
 
 def show(chart: figures.Figure, key: str, **options: Any) -> Any:
     """Draw a chart, with its downloads below; what was selected in it is returned."""
-    # Streamlit would squeeze the plot to make room for its title and legend.
-    chart = chart.properties(autosize="pad")
-    picked = st.altair_chart(chart, key=key, theme=None, width="content", **options)
+    picked = draw(chart, key, **options)
     with st.popover("Download the figure", type="tertiary", key=f"figure_{key}"):
         for kind, mime in _KINDS.items():
             st.download_button(
@@ -40,15 +45,22 @@ def show(chart: figures.Figure, key: str, **options: Any) -> Any:
     return picked
 
 
+def draw(chart: figures.Figure, key: str, **options: Any) -> Any:
+    """Draw a chart alone, as while it fills."""
+    # Streamlit would squeeze the plot to make room for its title and legend.
+    chart = chart.properties(autosize="pad", background="transparent")
+    return st.altair_chart(chart, key=key, theme=None, width="content", **options)
+
+
 def _picture(chart: figures.Figure, kind: Literal["svg", "pdf"]) -> Callable[[], bytes]:
     """The chart as a file, drawn only when it is asked for."""
 
-    def draw() -> bytes:
+    def save() -> bytes:
         file = io.BytesIO()
         chart.save(file, format=kind)
         return file.getvalue()
 
-    return draw
+    return save
 
 
 def table(frame: pd.DataFrame, *measures: str) -> None:
@@ -88,7 +100,10 @@ def share(python: str, cli: str) -> None:
 def link() -> str:
     """The address that shows this view."""
     place = urlsplit(str(st.context.url or "http://127.0.0.1/"))
-    query = urlencode(st.query_params.to_dict(), doseq=True)
+    # The address itself follows a click only once the page has been drawn.
+    chosen = {key: st.session_state[key] for key in _LINKED if key in st.session_state}
+    told = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in chosen.items()}
+    query = urlencode(st.query_params.to_dict() | told)
     return urlunsplit((place.scheme, place.netloc, place.path, query, ""))
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from apps import models, session
 from apps.background import Job
-from apps.showing import numbers, share, show, theme
+from apps.showing import draw, numbers, share, show, theme
 from experiments import figures
 from experiments.prompt_pair import changed_words, coarse_to_fine, pair_map, token_columns
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from activations import Model
 
 _KINDS = ("resid_post", "attn_out", "mlp_out")
-_BASE = "in autumn the child says three bottles need wakened beside the mill"
-_SOURCE = "in autumn the child says three bottles need to be roused beside the mill"
+_BASE = "in winter the clever boy"
+_SOURCE = "that there clever boy"
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def _map(job: Job, live: bool) -> None:
         cells, job.about["tokens"], labels, theme(), pick=None if live else "cell"
     )
     if live:
-        st.altair_chart(chart.properties(autosize="pad"), theme=None, key="filling")
+        draw(chart, "filling")
         if not job.alive:
             st.rerun()
         return

@@ -99,8 +99,8 @@ def _report(run: Path) -> None:
     text = "\n".join(x for x in lines if not x.startswith(("![", "[interactive](")))
     before, _, rest = text.partition("\n## Figures")
     _, heading, after = rest.partition("\n## ")
-    # The file's title is a page's; here headings are two sizes down.
-    st.markdown(re.sub(r"^#", "###", before + heading + after, flags=re.MULTILINE))
+    # The file's title is a page's; here headings are three sizes down.
+    st.markdown(re.sub(r"^#", "####", before + heading + after, flags=re.MULTILINE))
 
 
 def _files(run: Path) -> None:

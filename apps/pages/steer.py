@@ -10,7 +10,7 @@ import streamlit as st
 
 from apps import models, session
 from apps.background import Job
-from apps.showing import numbers, share, show, table, theme
+from apps.showing import draw, numbers, share, show, table, theme
 from experiments import figures
 from experiments.inputs import Inputs, read_inputs
 from experiments.prompt_steering import find_direction, steerable, steered_replies
@@ -143,7 +143,7 @@ def _replies(job: Job, live: bool) -> None:
             st.code(own["reply"].iloc[0] if len(own) else "…", language=None, wrap_lines=True)
     chart = figures.chart_prompt_doses(rows, theme())
     if live:
-        st.altair_chart(chart.properties(autosize="pad"), theme=None, key="filling")
+        draw(chart, "filling")
         if not job.alive:
             st.rerun()
         return

@@ -9,7 +9,7 @@ from apps.showing import numbers, share, show, table, theme
 from experiments import figures
 from experiments.token_shift import token_shift_html
 
-#: As `isogloss run token_shift` calls it; its own module would load torch.
+#: As `isogloss run token-shift` calls it; its own module would load torch.
 _TOKENS = "tokens.parquet"
 _SHOWN = 8
 
@@ -22,14 +22,14 @@ def main() -> None:
     if not path.is_file():
         st.info(
             f"The run `{opened.name}` compared no answers token by token; `isogloss run "
-            "token_shift` makes a run that did, which can then be chosen at the left."
+            "token-shift` makes a run that did, which can then be chosen at the left."
         )
         return
     told = session.config(opened.run)
     share(
         "import pandas as pd\nfrom experiments.token_shift import token_shift_html\n\n"
         f"token_shift_html(pd.read_parquet({str(path)!r}))",
-        f"isogloss run token_shift --config {opened.run / 'config.toml'}",
+        f"isogloss run token-shift --config {opened.run / 'config.toml'}",
     )
     try:
         frame = session.read_table(path)

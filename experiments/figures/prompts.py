@@ -114,7 +114,10 @@ def chart_prompt_doses(rows: pd.DataFrame, theme: Theme = "light") -> Figure:
         return empty_chart("Nothing is steered yet.", theme)
     p = palette(theme)
     plain = rows[rows["kind"] == "plain"]
-    rows = rows[rows["kind"] != "plain"].assign(line=rows["kind"].map(_LINES))
+    # At strength 0 either line is the plain model.
+    starts = [plain.assign(kind=kind) for kind in _LINES]
+    rows = pd.concat([*starts, rows[rows["kind"] != "plain"]])
+    rows = rows.assign(line=rows["kind"].map(_LINES))
     names = list(_LINES.values())
     panels = []
     for column, (heading, axis) in _PANELS.items():

@@ -22,26 +22,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# Tab, and a text of each chart under it that says what made_results.py holds.
+# Page, and a text of each chart on it that says what made_results.py holds.
 PAGES = {
     "Layers": (
         "Variety is read best at block 3: 0.90",
         "Harmfulness is read best at block 5: 0.91",
+        "held-out harmful requests lie at",
         "States differ most between block 0 and block 5: CKA 0.50",
         "The variety probe is right more often than it claims",
     ),
     "Varieties": (
         "At block 3, hill and valley share most",
+        "hill and island share most at",
         "Varieties share most at block 5",
         "the tree of varieties at block 3 has 2 of 2 by words",
         "At block 3, hill and island lie nearest",
     ),
-    "Directions": (
-        "Cosine of the refusal and the harmful direction: 0.60",
-        "held-out harmful requests lie at",
-    ),
-    "Cause": ("Removing a variety's subspace changes the loss by +0.600", "refuses 95% of harmful"),
-    "Patching map": ("Patching closes most of the gap (96%)",),
+    "Directions": ("Cosine of the refusal and the harmful direction: 0.60", ""),
+    "Patch": ("Patching closes most of the gap (96%)",),
+    "Steer": ("Removing a variety's subspace changes the loss by +0.600", "refuses 95% of harmful"),
+    "Tokens": (),
+    "Runs": (),
 }
 
 IDLE = "[data-testid=stApp][data-test-script-state=notRunning]"
@@ -79,16 +80,24 @@ class Page:
     def __init__(self, driver: Any, address: str, folder: Path, results: pd.DataFrame) -> None:
         self.driver, self.address, self.folder, self.results = driver, address, folder, results
 
-    def open(self, tab: str = "Layers") -> None:
-        """Turn to a tab of the page as it is first met, loading it only if something was chosen."""
-        if self.driver.current_url != self.address:
-            self.driver.get(self.address)
-        self.turn_to(tab)
+    def open(self, name: str = "Layers") -> None:
+        """Load a page afresh, as it is first met."""
+        self.driver.get(self.address + ("" if name == "Layers" else name.lower()))
+        self.drawn(name)
 
-    def turn_to(self, tab: str) -> None:
-        self.press("[role=tab]", tab)
-        drawn = lambda: len(self.charts()) == len(PAGES.get(tab, ()))  # noqa: E731
-        wait(lambda: drawn() and self.all(IDLE), f"the charts of {tab}")
+    def turn_to(self, name: str) -> None:
+        """Follow the page's link at the left."""
+        self.press("[data-testid=stSidebarNavLink]", name)
+        self.drawn(name)
+
+    def drawn(self, name: str) -> None:
+        headed = lambda: [h.text for h in self.all("h2")][:1] == [name]  # noqa: E731
+        whole = lambda: len(self.charts()) >= len(PAGES[name])  # noqa: E731
+        wait(lambda: headed() and whole() and self.all(IDLE), f"the page {name}")
+
+    def stays(self, selector: str) -> list[Any]:
+        """Elements of the page, seen or not."""
+        return self.driver.find_elements("css selector", selector)
 
     def press(self, selector: str, text: str = "") -> None:
         """Click the first such element that can be seen, with this text if one is given."""
@@ -200,27 +209,28 @@ def _answers(address: str) -> bool:
 
 
 def test_every_page_draws_its_charts_without_an_error(page: Page) -> None:
-    for tab, told in PAGES.items():
-        page.open(tab)
+    for name, told in PAGES.items():
+        page.open(name)
         for chart, words in zip(page.charts(), told, strict=True):
-            assert min(chart.size.values()) > 200, (tab, chart.size)
+            assert min(chart.size.values()) > 100, (name, chart.size)
             assert words in page.titles(chart)
-    page.turn_to("Report")
-    wait(lambda: "Found by hand." in page.all("[role=tabpanel]")[0].text, "the report")
-    assert not page.driver.find_elements("css selector", "[data-testid=stException]")
-    assert not page.driver.find_elements("css selector", "[data-testid=stAlert]")
-    assert not [e for e in page.driver.get_log("browser") if e["level"] == "SEVERE"]
+        assert not page.stays("[data-testid=stException]"), name
+        assert name == "Tokens" or not page.stays("[data-testid=stAlert]"), name
+    wait(lambda: any("Found by hand." in x.text for x in page.all("li")), "the report")
+    # From a page's own address Streamlit first asks beside it, then at the root.
+    said = [e["message"] for e in page.driver.get_log("browser") if e["level"] == "SEVERE"]
+    assert not [m for m in said if "/_stcore/" not in m]
 
 
-def test_curve_matrix_and_map_show_every_figure_of_the_run(page: Page) -> None:
+def test_curve_and_matrix_show_every_figure_of_the_run(page: Page) -> None:
     page.open()
     points = "[aria-roledescription=point][aria-label*='line: probe']"
     assert len(page.charts()[0].find_elements("css selector", points)) == 7
     shown = {}
-    for tab in ("Varieties", "Patching map"):
-        page.turn_to(tab)
+    for name in ("Varieties", "Patch"):
+        page.open(name)
         labels = page.charts()[0].find_elements("css selector", ".mark-text.role-mark text")
-        shown[tab] = [label.text.replace("−", "-") for label in labels]
+        shown[name] = [label.text.replace("−", "-") for label in labels]
     frame = page.results
     overlap = frame[(frame["measure"] == "subspace_overlap") & (frame["variety"] != "")]
     overlap = overlap[overlap["site"] == "blocks.3.hook_resid_post"]
@@ -228,13 +238,14 @@ def test_curve_matrix_and_map_show_every_figure_of_the_run(page: Page) -> None:
     assert sorted(shown["Varieties"]) == sorted(f"{v:.2f}" for v in twice["value"])
     patched = frame[frame["measure"] == "recovered_fraction"]
     means = patched.groupby(["layer", "position"])["value"].mean()
-    assert len(shown["Patching map"]) == len(means) == 60
-    assert f"{means[5, 0]:.2f}" in shown["Patching map"]
+    assert len(shown["Patch"]) == len(means) == 60
+    assert f"{means[5, 0]:.2f}" in shown["Patch"]
 
 
 def test_a_click_on_a_point_of_either_line_opens_its_depth(page: Page) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
+    page.open()
     for line, depth in (("probe", "1"), ("control task", "4")):
         page.turn_to("Layers")
         aim = f"[aria-roledescription=point][aria-label*='): {depth};'][aria-label*='line: {line}']"
@@ -246,8 +257,39 @@ def test_a_click_on_a_point_of_either_line_opens_its_depth(page: Page) -> None:
         wait(lambda t=told: t in page.titles(page.charts()[0]), "the overlap at that depth")
 
 
+def test_a_click_on_a_cell_opens_the_pair_and_the_link_shows_it_again(page: Page) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    page.open("Varieties")
+    cell = "[aria-label*='variety: river'][aria-label*='reference: valley']"
+    ActionChains(page.driver).move_to_element(
+        page.charts()[0].find_element("css selector", f"path{cell}, rect{cell}")
+    ).click().perform()
+    pair = "river and valley"
+    wait(lambda: page.query().get("pair") == [pair], "the address to name the pair")
+    wait(lambda: pair in page.titles(page.charts()[1]), "the pair's curve")
+    page.press("[data-testid=stPopover] button", "")
+    wait(lambda: page.all("[data-testid=stCode]"), "the link")
+    link = page.all("[data-testid=stCode]")[0].text
+    page.driver.get("about:blank")
+    page.driver.get(link)
+    page.drawn("Varieties")
+    wait(lambda: pair in page.titles(page.charts()[1]), "the same view")
+
+
+def test_steering_in_one_window_shows_three_replies(page: Page) -> None:
+    page.driver.get(f"{page.address}steer?block=3&model=organism%2Faligned")
+    page.drawn("Steer")
+    page.press("[data-testid=stBaseButton-primary]", "Steer")
+    reply = lambda: [x.text for x in page.all("[data-testid=stCode]")][:3]  # noqa: E731
+    wait(lambda: len(reply()) == 3 and "…" not in reply() and "" not in reply(), "replies", 90)
+    plain, steered, random = reply()
+    assert "sorry" in steered and "sorry" not in plain + random
+    wait(lambda: "by strength" in page.titles(page.charts()[0]), "the response")
+
+
 def test_the_patching_map_can_be_of_one_variety(page: Page) -> None:
-    page.turn_to("Patching map")
+    page.open("Patch")
     page.press("input[aria-label*='Runs of']")
     page.press("[role=option]", "river")
     wait(lambda: page.query().get("patched") == ["river"], "the address to name it")
@@ -255,11 +297,11 @@ def test_the_patching_map_can_be_of_one_variety(page: Page) -> None:
 
 
 def test_a_table_opens_and_can_be_taken_along(page: Page) -> None:
-    page.turn_to("Layers")
+    page.open()
     page.press("[data-testid=stExpander] summary")
     grid = lambda: page.all("[data-testid=stDataFrame] canvas")  # noqa: E731
     wait(lambda: min(grid()[0].size.values()) > 100 if grid() else False, "the table")
-    page.press("[data-testid=stDownloadButton] button")
+    page.press("[data-testid=stDownloadButton] button", "Download CSV")
     saved = page.folder / "variety_probe_accuracy.csv"
     wait(saved.exists, "the download")
     asked = page.results[page.results["measure"] == "variety_probe_accuracy"]
@@ -267,8 +309,8 @@ def test_a_table_opens_and_can_be_taken_along(page: Page) -> None:
 
 
 def test_nothing_was_asked_of_another_host(page: Page) -> None:
-    for tab in PAGES:
-        page.turn_to(tab)
+    for name in PAGES:
+        page.turn_to(name)
     asked = [urlsplit(url) for url in page.asked_for()]
     network = ("http", "https", "ws", "wss")
     assert {x.netloc for x in asked if x.scheme in network} == {urlsplit(page.address).netloc}

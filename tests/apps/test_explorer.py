@@ -86,7 +86,7 @@ def test_every_page_of_a_run_opens_without_an_error(
     assert at.header[0].value == page.capitalize()
     assert len(at.get("vega_lite_chart")) == PAGES[page]
     if page == "tokens":
-        assert "isogloss run token_shift" in at.info[0].value
+        assert "isogloss run token-shift" in at.info[0].value
     if page == "runs":
         assert any("Found." in text.value for text in at.markdown)
 
