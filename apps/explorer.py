@@ -21,7 +21,7 @@ def main() -> None:
     st.set_page_config(page_title="Isogloss", page_icon="🗺️", layout="wide")
     pages = {
         heading: [
-            st.Page(f"pages/{name.lower()}.py", title=name, default=name == "Layers")
+            st.Page(f"views/{name.lower()}.py", title=name, default=name == "Layers")
             for name in names
         ]
         for heading, names in PAGES.items()

@@ -192,7 +192,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         address = f"http://127.0.0.1:{port}/"
         wait(lambda: _answers(f"{address}_stcore/health"), "the explorer's server", 60)
         page = Page(driver, address, folder, results)
-        page.open()
+        page.open("Directions")  # the first address asked of a server may be any page's own
+        assert "Layer" in [label.text for label in page.all("[data-testid=stSidebar] label")]
         yield page
     finally:
         if driver is not None:

@@ -73,7 +73,7 @@ def open_at(
         at.query_params[name] = value
     at.run()
     if page != "layers":
-        at.switch_page(f"pages/{page}.py").run()
+        at.switch_page(f"views/{page}.py").run()
     return at
 
 
@@ -177,7 +177,7 @@ def test_the_pair_of_the_address_is_the_pair_shown(
 ) -> None:
     at = open_at(runs, monkeypatch)
     at.query_params["pair"] = "river and valley"
-    at.switch_page("pages/varieties.py").run()
+    at.switch_page("views/varieties.py").run()
     assert at.selectbox(key="pair").value == "river and valley"
     tables = [t.value for t in at.dataframe if "reference" in t.value and "variety" in t.value]
     pairs = {frozenset(p) for t in tables for p in zip(t["variety"], t["reference"])}
@@ -192,7 +192,7 @@ def test_two_runs_are_compared_where_they_measured_the_same(
     assert not at.exception
     found = next(t.value for t in at.dataframe if "difference" in t.value)
     assert len(found) and found["difference"].abs().round(9).eq(0.125).all()
-    at.switch_page("pages/directions.py").run()
+    at.switch_page("views/directions.py").run()
     at.selectbox(key="beside").select(at.selectbox(key="beside").options[1]).run()
     assert not at.exception and len(at.get("vega_lite_chart")) == 4
 
@@ -204,7 +204,7 @@ def test_reading_never_loads_torch(runs: Path) -> None:
         f"at = AppTest.from_file({str(SCRIPT)!r}, default_timeout=60).run(); "
         f"pages = {list(PAGES)!r}\n"
         "for page in pages:\n"
-        "    at.switch_page(f'pages/{page}.py').run()\n"
+        "    at.switch_page(f'views/{page}.py').run()\n"
         "    assert not at.exception and at.header[0].value == page.capitalize()\n"
         "    assert 'torch' not in sys.modules, page\n"
     )
@@ -238,7 +238,7 @@ def test_patching_two_prompts_gives_the_sweep_and_what_a_cell_changes(
     from interventions import patch_sweep
 
     at, _ = asked
-    at.switch_page("pages/patch.py").run()
+    at.switch_page("views/patch.py").run()
     at.button(key="go").click().run()
     job = at.session_state["patch_job"]
     job.join(60)
@@ -266,7 +266,7 @@ def test_prompts_that_cannot_be_patched_give_a_sentence(
     asked: tuple[AppTest, pytest.MonkeyPatch], base: str, source: str, said: str
 ) -> None:
     at, _ = asked
-    at.switch_page("pages/patch.py").run()
+    at.switch_page("views/patch.py").run()
     at.text_input(key="base").set_value(base)
     at.text_input(key="source").set_value(source)
     at.button(key="go").click().run()
@@ -280,7 +280,7 @@ def test_steering_writes_three_replies_and_leaves_the_model_as_it_was(
     from interventions import is_refusal
 
     at, _ = asked
-    at.switch_page("pages/steer.py").run()
+    at.switch_page("views/steer.py").run()
     at.number_input(key="block").set_value(3)
     at.button(key="go").click().run()
     assert not at.exception and not at.error
@@ -303,7 +303,7 @@ def test_a_block_that_the_model_lacks_gives_a_sentence(
     asked: tuple[AppTest, pytest.MonkeyPatch],
 ) -> None:
     at, _ = asked
-    at.switch_page("pages/steer.py").run()
+    at.switch_page("views/steer.py").run()
     at.number_input(key="block").set_value(99)
     at.button(key="go").click().run()
     assert not at.exception and "99" in at.error[0].value

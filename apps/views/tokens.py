@@ -37,7 +37,7 @@ def main() -> None:
         st.error(f"`{path}` cannot be read; run the experiment again.")
         return
     most = st.slider("Answers of each behaviour", 1, 40, _SHOWN, key="answers", bind="query-params")
-    names = {"model": str(told.get("model", "")), "base": str(told.get("base", "base"))}
+    names = {"model": str(told.get("model", "")), "base": str(told.get("base") or "its base")}
     st.html(token_shift_html(frame, most=most, theme=theme(), **names))
     numbers(frame, "tokens", label="All tokens")
     show(figures.chart_shift_positions(opened.frame, theme()), "shift_positions")

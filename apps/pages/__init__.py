@@ -1,1 +1,0 @@
-"""The explorer's pages; each is a script that Streamlit runs when it is opened."""
