@@ -46,9 +46,10 @@ def planted(plant: Planted, tmp_path_factory: pytest.TempPathFactory) -> pd.Data
         corpus=str(plant.corpus),
         standard=STANDARD,
         dialects=[ENTANGLED],
-        seeds=4,
+        seeds=5,
         forms=["penalty"],
-        controls=["random", "covariance", "shuffled", "top_component"],
+        # Labels dealt at random within a group still find u, the one thing its members differ in.
+        controls=["random", "covariance", "top_component"],
     )
     out = tmp_path_factory.mktemp("run") / "planted"
     run = run_decouple(settings, out=out, progress=False)
@@ -64,9 +65,9 @@ def test_the_plant_is_cured_and_controls_of_equal_energy_do_not_cure_it(
     assert own["high"] < 0 and own["value"] < -0.25 and own["p"] < 0.05
     assert verdict(planted, ENTANGLED, own["edit"]) == "gain"
     rivals = change.drop(index="")
-    assert len(rivals) == 5
+    assert len(rivals) == 4
     assert (rivals["value"] > own["value"] / 3).all()
-    assert (rivals["high"] > -0.15).all()
+    assert (rivals["high"] > 0).all()
 
 
 def test_plain_fine_tuning_settles_where_the_contamination_says(planted: pd.DataFrame) -> None:
