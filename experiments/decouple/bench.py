@@ -43,7 +43,7 @@ def set_up(settings: DecoupleSettings, inputs: Inputs, model: Model) -> Bench:
     """Check what is asked for against the corpus and the model, and write the tasks.
 
     Raises:
-        ConfigError: a dialect, layer or block that is not there, too few groups, or no sacrebleu.
+        ConfigError: a dialect or block that is not there, too few groups, or no sacrebleu.
     """
     if settings.generated:
         require_sacrebleu()
@@ -56,11 +56,6 @@ def set_up(settings: DecoupleSettings, inputs: Inputs, model: Model) -> Bench:
         raise ConfigError("Fine-tuning on a dialect needs a corpus with two varieties or more.")
     dialects = _dialects(settings, inputs)
     layers = tuple(settings.layers or range(model.n_layers))
-    for layer in layers:
-        if not 0 <= layer < model.n_layers:
-            raise ConfigError(
-                f"layers names block {layer}; the model has blocks 0 to {model.n_layers - 1}."
-            )
     writer = Writer(model.tokenizer, (inputs.standard, *inputs.dialects), settings.template)
     if settings.aliased and (settings.trained_blocks or not writer.tagged):
         raise ConfigError(

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from activations import SiteError
 from apps.cli import app
 from experiments import ConfigError
 from experiments.decouple import DecoupleSettings, cells, run_decouple
@@ -41,7 +42,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 @pytest.fixture(scope="module")
 def planted(plant: Planted, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     settings = DecoupleSettings(
-        **SETTINGS,
+        **SETTINGS | {"layers": [0]},  # the blocks after it write nothing
         model=str(plant.folder),
         corpus=str(plant.corpus),
         standard=STANDARD,
@@ -57,6 +58,7 @@ def planted(plant: Planted, tmp_path_factory: pytest.TempPathFactory) -> pd.Data
     return pd.read_parquet(run.path / "results.parquet")
 
 
+@pytest.mark.slow
 def test_the_plant_is_cured_and_controls_of_equal_energy_do_not_cure_it(
     planted: pd.DataFrame,
 ) -> None:
@@ -70,6 +72,7 @@ def test_the_plant_is_cured_and_controls_of_equal_energy_do_not_cure_it(
     assert (rivals["high"] > 0).all()
 
 
+@pytest.mark.slow
 def test_plain_fine_tuning_settles_where_the_contamination_says(planted: pd.DataFrame) -> None:
     plain = planted[(planted["measure"] == "dialect_loss") & (planted["edit"] == "tune")]
     floor = (np.log(12) + 7 * np.log(2)) / 8
@@ -140,7 +143,7 @@ def test_a_killed_run_loses_one_fine_tune_and_ends_the_same(
     ("told", "said"),
     [
         ({"dialects": ["nowhere"]}, "dialects names 'nowhere'; the corpus has"),
-        ({"layers": [7]}, "layers names block 7; the model has blocks 0 to 3"),
+        ({"layers": [7]}, "There is no layer 7"),
         ({"trained_blocks": [4]}, "trained_blocks names block 4"),
         ({"forms": []}, "forms is empty"),
         ({"aliased": True, "trained_blocks": [0]}, "aliased sets a tag's embedding"),
@@ -149,6 +152,6 @@ def test_a_killed_run_loses_one_fine_tune_and_ends_the_same(
 def test_bad_settings_are_refused_in_one_sentence(
     tmp_path: Path, told: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises((ConfigError, SiteError), match=said):
         run_decouple(DecoupleSettings(**SMALL | told), out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
