@@ -69,13 +69,19 @@ def _inputs(name: str) -> tuple[Inputs, str]:
         file = st.file_uploader("Corpus", kinds, key="corpus", max_upload_size=50)
         standard = st.text_input("Its standard variety", "standard", key="standard")
     if file is None:
-        return read_inputs(SteerSettings(model=name)), ""
+        return _bundled(), ""
     with tempfile.TemporaryDirectory() as folder:
         # The name is the reader's own; only its ending says how to read it.
         path = Path(folder) / f"corpus{Path(file.name).suffix.lower()}"
         path.write_bytes(file.getvalue())
         settings = SteerSettings(model=name, corpus=str(path), standard=standard)
         return read_inputs(settings), file.file_id
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _bundled() -> Inputs:
+    """The bundled corpus, read once for all readers; which model is asked does not matter to it."""
+    return read_inputs(SteerSettings())
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
