@@ -57,7 +57,9 @@ def chart_before_after(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
         if panel is not None
     ]
     if not (above or below):
-        return empty_chart("Nothing stands before and after here; isogloss run diff does.", theme)
+        return empty_chart(
+            "This run holds no before and after: isogloss run diff makes them.", theme
+        )
     edits = [e for e in dict.fromkeys(frame["edit"]) if e]
     told = ": ".join(["Before and after", *edits[:1]])
     said = (

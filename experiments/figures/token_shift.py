@@ -189,7 +189,9 @@ def chart_shift_layers(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
     shifted = bool((rows["reference"] == _KINDS[-1]).any())
     rows = rows[(rows["behaviour"] == "") & (rows["reference"] == (_KINDS[-1] if shifted else ""))]
     if rows.empty:
-        return empty_chart("Where tokens are decided was not asked; the report says why.", theme)
+        return empty_chart(
+            "This run did not ask where tokens are decided; its report says why.", theme
+        )
     rows, labels = with_depth(with_text(rows), rows)
     names = {
         "": "the aligned model's state",
@@ -271,7 +273,7 @@ def chart_shift_examples(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
     told_by = [_EXAMPLES.fullmatch(str(edit)) for edit in frame["edit"]]
     kept = frame[[m is not None for m in told_by]]
     if kept.empty:
-        return empty_chart("Base was shown no examples in this run.", theme)
+        return empty_chart("This run showed base no examples.", theme)
     found = [m for m in told_by if m]
     kept = kept.assign(count=[int(m["count"]) for m in found], style=[m["kind"] for m in found])
     none = kept[kept["count"] == 0].assign(style="plain")

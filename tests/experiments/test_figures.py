@@ -21,10 +21,18 @@ assert _SPEC and _SPEC.loader
 made_results = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(made_results)
 
+#: Charts of other frames than a run's results: points, prompts, a telemetry; or of one pair.
+_OWN_FRAMES = {
+    "chart_decoupling_telemetry",
+    "chart_pair_by_layer",
+    "chart_projection",
+    "chart_prompt_doses",
+    "chart_prompt_map",
+}
 CHARTS: dict[str, Callable[..., figures.Figure]] = {
     name: getattr(figures, name)
     for name in figures.__all__
-    if name.startswith("chart_") and name != "chart_projection"  # its frame is of points
+    if name.startswith("chart_") and name not in _OWN_FRAMES
 }
 
 
@@ -67,6 +75,30 @@ def test_controls_alone_are_no_finding(name: str, frame: pd.DataFrame) -> None:
 @pytest.mark.parametrize("name", CHARTS)
 def test_measurements_draw_without_their_controls(name: str, frame: pd.DataFrame) -> None:
     assert CHARTS[name](frame[frame["control"] == ""]).to_dict()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_telemetry_draws_what_was_measured_and_nothing_else(theme: str) -> None:
+    steps = pd.DataFrame({"step": [0, 10, 0, 10], "layer": [0, 0, 1, 1], "update": [0, 1, 0, 1]})
+    names = (
+        "strength", "k", "inside", "overlap", "chance", "start_overlap", "last_overlap",
+        "code_nats", "uniform_nats", "probe_accuracy", "task_loss", "decoupling_loss",
+    )  # fmt: skip
+    telemetry = steps.assign(**dict.fromkeys(names, 0.5)).assign(probe_accuracy=float("nan"))
+    shown = drawn(figures.chart_decoupling_telemetry(telemetry, theme))
+    assert any("code" in text for text in shown)
+    assert not any("accuracy" in text for text in shown)
+    assert figures.chart_decoupling_telemetry(telemetry.head(0)).to_dict()["mark"]["type"] == "text"
+
+
+def test_a_pair_is_drawn_with_its_null_whichever_way_it_is_named(frame: pd.DataFrame) -> None:
+    one, other = made_results.VARIETIES[1:3]
+    chart = figures.chart_pair_by_layer(frame, (one, other))
+    turned = figures.chart_pair_by_layer(frame, (other, one))
+    assert [t for t in drawn(chart) if one not in t] == [t for t in drawn(turned) if one not in t]
+    assert "covariance" in said(chart)
+    nobody = figures.chart_pair_by_layer(frame, (one, "nobody")).to_dict()
+    assert nobody["mark"]["type"] == "text"
 
 
 def test_depths_run_from_the_embedding_upwards(frame: pd.DataFrame) -> None:
