@@ -1,10 +1,10 @@
 """Subspaces of activation space: estimated, compared, and set against chance.
 
-    from geometry import paired_differences, haar_overlap
+from geometry import paired_differences, haar_overlap
 
-    egyptian = paired_differences(x_egyptian, x_standard, k=4)
-    gulf = paired_differences(x_gulf, x_standard, k=4)
-    egyptian.overlap(gulf), haar_overlap(egyptian.d, 4, 4)
+egyptian = paired_differences(x_egyptian, x_standard, k=4)
+gulf = paired_differences(x_gulf, x_standard, k=4)
+egyptian.overlap(gulf), haar_overlap(egyptian.d, 4, 4)
 """
 
 from __future__ import annotations
