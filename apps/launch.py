@@ -110,4 +110,4 @@ def command(
     known = config.get_config_options()
     flags = [f"--{name}={value}" for name, value in settings if name in known]
     script = Path(__file__).with_name("explorer.py")
-    return [sys.executable, "-m", "streamlit", "run", str(script), *flags, "--", *arguments]
+    return [sys.executable, "-m", "apps.serve", "run", str(script), *flags, "--", *arguments]
