@@ -18,11 +18,18 @@ from evidence import EvidenceError
 from experiments import ConfigError
 from experiments.decouple import DecoupleSettings
 from experiments.decouple.arms import arms, main_arms
-from experiments.decouple.judging import example_losses, translate, translation_scores
+from experiments.decouple.judging import (
+    example_losses,
+    target_loss,
+    translate,
+    translation_scores,
+)
+from experiments.decouple.opening import reference_texts
 from experiments.decouple.pairs import Task, Writer, make_task
 from experiments.decouple.planted import (
     ENTANGLED,
     OTHERS,
+    SETTINGS,
     STANDARD,
     VARIETIES,
     Planted,
@@ -31,6 +38,8 @@ from experiments.decouple.planted import (
 from experiments.decouple.summary import compared, paired_over_seeds, verdict
 from experiments.decouple.tuning import Weights, batches
 from experiments.results import as_frame, row
+from geometry import haar_overlap_sample
+from interventions.decoupling import Decoupling, DecouplingSettings
 
 SAID = {
     f"g{i}": {"arden": f"the boy has {word} .", "tarn": f"the lad he is after {word} ."}
@@ -284,3 +293,33 @@ def test_translations_equal_the_models_own_greedy_replies(base: Model) -> None:
     found = translate(base.hf, base.tokenizer, examples, new_tokens=12)
     ids = base.generate_ids([e.ids[: e.start] for e in examples], max_new_tokens=12)
     assert found == [base.tokenizer.decode(i, skip_special_tokens=True).strip() for i in ids]
+
+
+@pytest.mark.parametrize("strength", [0.0, 30.0])
+def test_the_followed_subspace_holds_the_planted_direction_throughout(
+    plant: Planted, strength: float
+) -> None:
+    """Beyond the 99% quantile of uniform directions at every update, plain and under a penalty."""
+    model = open_model(str(plant.folder), device="cpu")
+    task = planted_task(model, plant, ENTANGLED)
+    told = DecoupleSettings(**SETTINGS | {"steps": 30}, model=str(plant.folder), standard=STANDARD)
+    decoupling = Decoupling(
+        model.hf,
+        reference_texts(task, told, 0),
+        standard=STANDARD,
+        settings=DecouplingSettings(strength=strength, every=5, layers=(0,), reference_rows=48),
+    )
+    chance = np.quantile(haar_overlap_sample(model.d_model, 1, 1, draws=2000, seed=0), 0.99)
+    found = []
+    with Weights(model, told.trained_blocks) as trained, decoupling:
+        optimizer = torch.optim.AdamW(trained, lr=told.rate, weight_decay=0.0)
+        for batch in batches(task.drawn(0, count=64, contamination=0.4), told, 0):
+            with decoupling.rows(batch.varieties, batch.target):
+                logits = model.hf(input_ids=batch.ids, attention_mask=batch.mask).logits
+            (target_loss(logits, batch).mean() + decoupling.loss()).backward()
+            decoupling.step(optimizer)
+            optimizer.zero_grad()
+            axis = decoupling.subspaces[0].basis[:, 0]
+            found.append(float(axis @ plant.direction) ** 2)
+    assert len(found) == 30 and decoupling.n_updates == 6
+    assert min(found) > chance, found
