@@ -302,7 +302,9 @@ def test_the_followed_subspace_holds_the_planted_direction_throughout(
     """Beyond the 99% quantile of uniform directions at every update, plain and under a penalty."""
     model = open_model(str(plant.folder), device="cpu")
     task = planted_task(model, plant, ENTANGLED)
-    told = DecoupleSettings(**SETTINGS | {"steps": 30}, model=str(plant.folder), standard=STANDARD)
+    told = DecoupleSettings.model_validate(
+        SETTINGS | {"steps": 30, "model": str(plant.folder), "standard": STANDARD}
+    )
     decoupling = Decoupling(
         model.hf,
         reference_texts(task, told, 0),
