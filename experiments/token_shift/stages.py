@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ def others(work: Work, answered: Answered) -> np.ndarray | None:
 
 def in_context(work: Work) -> Iterator[dict[str, Any]]:
     """How near base comes to the aligned model when it is shown examples, of either kind."""
-    yield from _refusals(work, work.aligned.model.generate_ids, work.own.contexts)
+    yield from _refusals(work, work.own.answers)
     texts = [str(text) for text in work.column("text", work.own.rows)]
     counts = sorted({0, *work.settings.shots})
     none: pd.DataFrame | None = None
@@ -88,7 +88,8 @@ def in_context(work: Work) -> Iterator[dict[str, Any]]:
             for behaviour, own in by_behaviour(frame):
                 yield from share_rows(own, behaviour=behaviour, **told)
                 yield from position_rows(own, 1, behaviour=behaviour, **told)
-            yield from _refusals(work, work.base.model.generate_ids, shown, **told)
+            said = work.base.model.generate_ids(shown, max_new_tokens=work.settings.new_tokens)
+            yield from _refusals(work, said, **told)
             none = frame if none is None else none
             if count:
                 yield from _nearer(none, frame, **told)
@@ -104,8 +105,9 @@ def _nearer(before: pd.DataFrame, after: pd.DataFrame, **told: Any) -> Iterator[
         yield row("shift_kl_change", found, behaviour=behaviour, **told)
 
 
-def _refusals(work: Work, speak: Any, contexts: Any, **told: Any) -> Iterator[dict[str, Any]]:
-    answers = speak(contexts, max_new_tokens=work.settings.new_tokens)
+def _refusals(
+    work: Work, answers: Sequence[Sequence[int]], **told: Any
+) -> Iterator[dict[str, Any]]:
     tokenizer = work.aligned.model.tokenizer
     flags = [is_refusal(tokenizer.decode(a, skip_special_tokens=True)) for a in answers]
     frame = pd.DataFrame(
