@@ -62,7 +62,12 @@ class Inputs:
         """Rows of one behaviour on one side of the split, at most `most`, evenly spaced."""
         kind = self.corpus.frame["behaviour"].to_numpy() == behaviour
         rows = np.flatnonzero(kind & (self.train == train))
-        return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+        return evenly(rows, most)
+
+
+def evenly(items: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the items, evenly spaced from the first to the last."""
+    return items if len(items) <= most else items[np.linspace(0, len(items) - 1, most).astype(int)]
 
 
 def read_inputs(settings: CorpusSettings) -> Inputs:

@@ -14,7 +14,7 @@ from experiments.decouple.judging import require_sacrebleu
 from experiments.decouple.pairs import Task, Writer, make_task
 from experiments.decouple.settings import DecoupleSettings
 from experiments.decouple.tuning import Weights
-from experiments.inputs import Inputs
+from experiments.inputs import Inputs, evenly
 from experiments.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -140,6 +140,4 @@ T = TypeVar("T")
 
 def spread(several: Sequence[T], most: int) -> list[T]:
     """At most `most` of them, evenly spaced."""
-    if len(several) <= most:
-        return list(several)
-    return [several[i] for i in np.linspace(0, len(several) - 1, most).astype(int)]
+    return [several[i] for i in evenly(np.arange(len(several)), most)]

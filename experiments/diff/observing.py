@@ -14,7 +14,7 @@ from activations import ActivationStore, capture
 from activations.reading import encode_corpus
 from experiments.compare.bench import choose_sites, flat, store_path
 from experiments.diff.settings import DiffSettings
-from experiments.inputs import Inputs, Rows
+from experiments.inputs import Inputs, Rows, evenly
 from interventions import is_refusal
 from interventions.divergence import Predictions, keep_predictions, token_divergence
 
@@ -45,8 +45,7 @@ class Texts:
         for variety in inputs.corpus.varieties if inputs.corpus.has_varieties else ():
             own = rows[frame["variety"].to_numpy()[rows] == variety]
             own = own[np.argsort(frame["group"].to_numpy()[own], kind="stable")]
-            step = np.linspace(0, len(own) - 1, min(len(own), settings.text_groups))
-            sentences.append(own[step.astype(int)])
+            sentences.append(evenly(own, settings.text_groups))
         requests = [
             inputs.requests(behaviour, train=train, most=settings.max_requests)
             for behaviour in BEHAVIOURS

@@ -9,7 +9,7 @@ import numpy as np
 
 from activations import capture
 from experiments.compare.bench import choose_sites
-from experiments.inputs import Inputs, Rows
+from experiments.inputs import Inputs, Rows, evenly
 from experiments.settings import ConfigError
 from experiments.steer.question import Question, together
 from experiments.steer.settings import SteerSettings
@@ -171,7 +171,7 @@ def _varieties(
         states = _states(inputs, model, sites, [high, low], "mean", progress=progress)
         pair = (variety, inputs.standard)
         _, prompts = _pairs(inputs, variety, train=False)
-        prompts = _evenly(prompts, settings.text_groups)
+        prompts = evenly(prompts, settings.text_groups)
         writes = Continuations(
             _texts(inputs, prompts),
             _column(inputs, "group", prompts).tolist(),
@@ -234,7 +234,7 @@ def _losses(
             # Groups that hold the pair, so that its log-odds can be told.
             shared = set(_column(inputs, "group", _pairs(inputs, pair[0], train=train)[0]))
             rows = rows[[g in shared for g in _column(inputs, "group", rows)]]
-        groups = _evenly(np.unique(_column(inputs, "group", rows)), settings.text_groups)
+        groups = evenly(np.unique(_column(inputs, "group", rows)), settings.text_groups)
         rows = rows[np.isin(_column(inputs, "group", rows), groups)]
         if only is not None:
             rows = rows[np.isin(_column(inputs, "variety", rows), only)]
@@ -285,9 +285,3 @@ def _within(states: dict[str, Any]) -> dict[str, np.ndarray]:
     return {
         site: np.concatenate([x - x.mean(axis=0) for x in sides]) for site, sides in states.items()
     }
-
-
-def _evenly(items: np.ndarray, most: int) -> np.ndarray:
-    if len(items) <= most:
-        return items
-    return items[np.linspace(0, len(items) - 1, most).astype(int)]

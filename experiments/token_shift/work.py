@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.compare.bench import open_checked
-from experiments.inputs import Inputs, Rows
+from experiments.inputs import Inputs, Rows, evenly
 from experiments.settings import ConfigError
 from experiments.token_shift.prompts import KINDS, Prompter
 from experiments.token_shift.settings import TokenShiftSettings
@@ -224,16 +224,10 @@ def _requests(settings: TokenShiftSettings, inputs: Inputs) -> tuple[Rows, list[
     else:
         parts = [np.flatnonzero(free)]
         left_out.append("The corpus has no behaviours: its texts were all taken as requests.")
-    rows = np.sort(np.concatenate([_evenly(part, settings.max_requests) for part in parts]))
+    rows = np.sort(np.concatenate([evenly(part, settings.max_requests) for part in parts]))
     if len(rows) < _LEAST:
         raise ConfigError(f"The corpus holds {len(rows)} requests to answer; it takes {_LEAST}.")
     return rows, left_out
-
-
-def _evenly(rows: Rows, most: int) -> Rows:
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
 def _classify(settings: TokenShiftSettings) -> Classify:
