@@ -35,7 +35,13 @@ from geometry.estimates import (
 )
 from geometry.estimation import mean_difference, paired_differences, random_subspace
 from geometry.joint import JointSubspaces, joint_null, joint_subspaces
-from geometry.karcher import KarcherMean, ProjectorMean, karcher_mean, projector_mean
+from geometry.karcher import (
+    KarcherMean,
+    ProjectorMean,
+    karcher_mean,
+    projector_mean,
+    running_projector_mean,
+)
 from geometry.layer_cka import LayerCKA, layer_cka
 from geometry.nulls import (
     CosineNull,
@@ -118,6 +124,7 @@ __all__ = [
     "containment_matrix",
     "karcher_mean",
     "projector_mean",
+    "running_projector_mean",
     "KarcherMean",
     "ProjectorMean",
     "joint_subspaces",

@@ -151,6 +151,29 @@ def projector_mean(
     return ProjectorMean(basis, float(share @ squares), eigenvalues, gap)
 
 
+def running_projector_mean(
+    average: tuple[Float[np.ndarray, "d r"], Float[np.ndarray, " r"]] | None,
+    basis: Float[np.ndarray, "d k"],
+    *,
+    smooth: float,
+    most: int,
+) -> tuple[Float[np.ndarray, "d r"], Float[np.ndarray, " r"]]:
+    """The averaged projector P after P <- smooth P + (1 - smooth) QQᵀ, as axes and eigenvalues.
+
+    Its first k axes are the chordal mean of a stream of subspaces, each counting `smooth` times the
+    next. `basis` Q and the axes of `average` (None before the first) are taken as orthonormal.
+
+    Args:
+        most: axes kept, those of the largest eigenvalues.
+    """
+    if average is None:
+        return basis, np.ones(basis.shape[1])
+    axes, weights = average
+    joined = np.hstack([np.sqrt(smooth * weights) * axes, np.sqrt(1 - smooth) * basis])
+    left, values, _ = np.linalg.svd(joined, full_matrices=False)
+    return np.ascontiguousarray(left[:, :most]), values[:most] ** 2
+
+
 def _members(bases: Any, weights: Any) -> tuple[list[np.ndarray], np.ndarray]:
     stack = [orthonormalised(b, name=f"basis {i}") for i, b in enumerate(bases)]
     if not stack:

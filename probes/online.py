@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from geometry import Subspace, principal_angles
+from geometry import Subspace, principal_angles, running_projector_mean
 from probes.checks import states
 from probes.errors import ProbeError
 from probes.precision import double
@@ -270,16 +270,9 @@ class OnlineVariationalProbe(ClassifierMixin, BaseEstimator):
             basis, _ = contrasts(self.mean_[:, :-1], self.variance_[:, :-1], self.scale_, wanted)
         except ProbeError:
             return
-        if self._average is None:
-            self._average = basis, np.ones(basis.shape[1])
-            return
-        old, weights = self._average
-        stacked = np.hstack(
-            [np.sqrt(self.smooth * weights) * old, np.sqrt(1 - self.smooth) * basis]
+        self._average = running_projector_mean(
+            self._average, basis, smooth=self.smooth, most=8 * wanted
         )
-        left, values, _ = np.linalg.svd(stacked, full_matrices=False)
-        kept = slice(0, 8 * wanted)
-        self._average = left[:, kept], values[kept] ** 2
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Posterior predictive probabilities `[n, classes]`, in the order of `classes_`."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from geometry import Subspace, random_subspace
+from geometry import Subspace, random_subspace, running_projector_mean
 from interventions.decoupling.settings import DecouplingSettings
 from interventions.errors import EditError
 from probes.errors import ProbeError
@@ -202,14 +202,10 @@ class Follower:
 
     def _turn(self, basis: np.ndarray) -> None:
         """The chordal mean of the subspaces so far, each weighted `smooth` times the next."""
-        smooth, k = self._settings.smooth, basis.shape[1]
-        if self._average is None:
-            self._average = basis, np.ones(k)
-        else:
-            old, weights = self._average
-            stacked = np.hstack([np.sqrt(smooth * weights) * old, np.sqrt(1 - smooth) * basis])
-            left, values, _ = np.linalg.svd(stacked, full_matrices=False)
-            self._average = np.ascontiguousarray(left[:, : _KEPT * k]), values[: _KEPT * k] ** 2
+        k = basis.shape[1]
+        self._average = running_projector_mean(
+            self._average, basis, smooth=self._settings.smooth, most=_KEPT * k
+        )
         self.followed = np.ascontiguousarray(self._average[0][:, :k])
 
     def _add_moments(self, x: np.ndarray, variety: np.ndarray) -> None:

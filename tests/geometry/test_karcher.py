@@ -9,7 +9,13 @@ import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geometry import GeometryError, karcher_mean, principal_angles, projector_mean
+from geometry import (
+    GeometryError,
+    karcher_mean,
+    principal_angles,
+    projector_mean,
+    running_projector_mean,
+)
 
 seeds = st.integers(0, 2**31)
 
@@ -65,6 +71,21 @@ def test_the_projector_mean_is_the_top_of_the_mean_projector_by_eigh(seed: int) 
     assert mean.gap == pytest.approx(values[-2] - values[-3])
     chordal = [np.sum(np.sin(principal_angles(mean.basis, b)) ** 2) for b in bases]
     assert mean.variance == pytest.approx(np.mean(chordal))
+
+
+def test_the_running_mean_is_the_averaged_projector_by_eigh() -> None:
+    rng = np.random.default_rng(3)
+    bases = [np.linalg.qr(rng.standard_normal((9, 2)))[0] for _ in range(4)]
+    projector, average = bases[0] @ bases[0].T, None
+    for step, basis in enumerate(bases):
+        projector = 0.7 * projector + 0.3 * basis @ basis.T if step else projector
+        average = running_projector_mean(average, basis, smooth=0.7, most=8)
+    assert average is not None
+    axes, weights = average
+    values, vectors = np.linalg.eigh(projector)
+    np.testing.assert_allclose(weights, values[::-1][:8], atol=1e-12)
+    top = vectors[:, -2:]
+    np.testing.assert_allclose(axes[:, :2] @ axes[:, :2].T, top @ top.T, atol=1e-9)
 
 
 @given(seeds)
