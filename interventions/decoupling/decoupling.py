@@ -130,6 +130,7 @@ class Decoupling:
         try:
             if not self._started:
                 self._start()
+            self._lay()
             self._prepare()
         except BaseException:
             self._tap.unhook()
@@ -230,6 +231,7 @@ class Decoupling:
             self._record(
                 strength, read, seen, before, float("nan") if said is None else float(said)
             )
+            self._lay()
         self._tap.forget()
         self._prepare()
 
@@ -330,6 +332,7 @@ class Decoupling:
             self._followers[layer].load(held)
         self.n_steps, self.n_updates = int(state["n_steps"]), int(state["n_updates"])
         self._records = [records.Record(**record) for record in state["records"]]
+        self._lay()
         self._prepare()
 
     def save(self, folder: str | Path) -> Path:
@@ -388,11 +391,14 @@ class Decoupling:
             for layer, one in self._followers.items()
         }
 
+    def _lay(self) -> None:
+        """The planes are where the subspaces have come to, until they move again."""
+        self._planes = {layer: self._plane(layer) for layer in self.layers}
+        self._tap.planes = self._planes
+
     def _prepare(self) -> None:
         """The tap does what the coming step needs."""
         form = self.settings.form
-        self._planes = {layer: self._plane(layer) for layer in self.layers if self._started}
-        self._tap.planes = self._planes
         self._tap.share = self.strength if form == "projection" else 0.0
         self._tap.keeps_states = form not in SHARES
         self._tap.keeps_dialect = (self.n_steps + 1) % self._every == 0
