@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from activations.atomic import write_whole
 from interventions.errors import EditError
 
 if TYPE_CHECKING:
@@ -49,13 +50,11 @@ class Moves:
 
     def save(self, file: Path) -> None:
         """Write whole, then rename."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tables = (("place", self.places), ("before", self.before), ("after", self.after))
         held = {f"{kind}|{name}": one for kind, table in tables for name, one in table.items()}
-        partial = file.with_suffix(".partial")
-        save_file(held, str(partial))
-        partial.replace(file)
+        write_whole(file, [save(held)])
 
     @classmethod
     def load(cls, file: Path) -> Moves:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from activations.atomic import write_whole
 from interventions.errors import EditError
 from interventions.restoration.moves import Moves
 
@@ -59,9 +60,7 @@ class Record:
             "stopped": stopped,
             "steps": list(steps),
         }
-        partial = self._folder / f"{_ABOUT}.partial"
-        partial.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self._folder / _ABOUT)
+        write_whole(self._folder / _ABOUT, [(json.dumps(told, indent=2) + "\n").encode()])
 
     def _file(self, step: int) -> Path:
         return self._folder / f"step-{step:03d}.safetensors"
