@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         is_refusal,
         losses,
         refusal_rate,
+        replies_to,
     )
     from interventions.next_token import refusal_score, refusal_tokens
     from interventions.nodes import OUTPUT, Node, nodes_of
@@ -102,6 +103,7 @@ __all__ = [
     "Composition",
     "is_refusal",
     "refusal_rate",
+    "replies_to",
     "RefusalRate",
     "REFUSAL_PHRASES",
     "losses",
@@ -186,6 +188,7 @@ _HOMES = {
     "Composition": "interventions.edits",
     "is_refusal": "interventions.metrics",
     "refusal_rate": "interventions.metrics",
+    "replies_to": "interventions.metrics",
     "RefusalRate": "interventions.metrics",
     "REFUSAL_PHRASES": "interventions.metrics",
     "losses": "interventions.metrics",

@@ -86,6 +86,13 @@ class RefusalRate(Estimate):
     replies: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
+def replies_to(model: Model, prompts: Sequence[str], *, max_new_tokens: int) -> list[str]:
+    """Greedy replies to requests as a user would write them: their template is applied here."""
+    asked = [model.render(text) for text in prompts]
+    # Without a template the text is plain, and gets its special tokens from the tokenizer.
+    return model.generate(asked, max_new_tokens=max_new_tokens, rendered=model.has_chat_template)
+
+
 def refusal_rate(
     model: Model,
     prompts: Sequence[str],
@@ -114,10 +121,7 @@ def refusal_rate(
             f"There are {len(texts)} prompts and {len(names)} groups: give at least one prompt, "
             "and the group of each."
         )
-    rendered = [model.render(text) for text in texts]
-    # Without a template the text is plain, and gets its special tokens from the tokenizer.
-    own = model.has_chat_template
-    replies = tuple(model.generate(rendered, max_new_tokens=max_new_tokens, rendered=own))
+    replies = tuple(replies_to(model, texts, max_new_tokens=max_new_tokens))
     flags = np.array([is_refusal(reply) for reply in replies])
     found = cluster_mean(flags.astype(float), names, level=level, bounds=(0, 1))
     return RefusalRate(

@@ -16,7 +16,7 @@ from experiments.compare.subspaces import pair_up, variety_subspace
 from experiments.inputs import Rows
 from experiments.results import row
 from geometry import Subspace, random_subspace
-from interventions import ablate, add, is_refusal
+from interventions import ablate, add, is_refusal, replies_to
 
 _SEARCHED = 4  # sites tried for the addition, evenly spaced over depth
 
@@ -140,12 +140,8 @@ def _best_addition(bench: Bench, found: dict[str, Subspace]) -> tuple[str, float
 
 def _refusals(bench: Bench, rows: Rows) -> np.ndarray:
     texts = bench.inputs.corpus.frame["text"]
-    prompts = [bench.model.render(texts.iloc[int(r)]) for r in rows]
-    replies = bench.model.generate(
-        prompts,
-        max_new_tokens=bench.settings.new_tokens,
-        rendered=bench.model.has_chat_template,
-    )
+    prompts = [texts.iloc[int(r)] for r in rows]
+    replies = replies_to(bench.model, prompts, max_new_tokens=bench.settings.new_tokens)
     return np.array([is_refusal(reply) for reply in replies], dtype=bool)
 
 

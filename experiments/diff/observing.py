@@ -15,7 +15,7 @@ from activations.reading import encode_corpus
 from experiments.compare.bench import choose_sites, flat, store_path
 from experiments.diff.settings import DiffSettings
 from experiments.inputs import Inputs, Rows, evenly
-from interventions import is_refusal
+from interventions import is_refusal, replies_to
 from interventions.divergence import Predictions, keep_predictions, token_divergence
 
 if TYPE_CHECKING:
@@ -159,11 +159,7 @@ def refusals(model: Model, requests: Sequence[str], new_tokens: int) -> Float[np
     """Whether the reply to each request is a refusal, 0 or 1; empty where none is written."""
     if not new_tokens or not len(requests):
         return np.array([])
-    replies = model.generate(
-        [model.render(text) for text in requests],
-        max_new_tokens=new_tokens,
-        rendered=model.has_chat_template,
-    )
+    replies = replies_to(model, requests, max_new_tokens=new_tokens)
     return np.array([is_refusal(reply) for reply in replies], dtype=float)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from corpora import grouped_split
 from experiments.inputs import Inputs
 from experiments.settings import ConfigError
+from interventions import replies_to
 
 if TYPE_CHECKING:
     from activations import Model
@@ -222,10 +223,7 @@ def _halved(items: Items, seed: int) -> tuple[Items, Items]:
 
 def _answered(settings: RestoreSettings, items: Items, model: Model) -> Items:
     """With the model's own greedy replies; requests that it answers by nothing are left out."""
-    asked = [model.render(text) for text in items.texts]
-    replies = model.generate(
-        asked, max_new_tokens=settings.new_tokens, rendered=model.has_chat_template
-    )
+    replies = replies_to(model, items.texts, max_new_tokens=settings.new_tokens)
     said = Items(items.texts, items.groups, tuple(replies))
     return said.take([i for i, reply in enumerate(replies) if reply.strip()])
 

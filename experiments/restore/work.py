@@ -12,7 +12,7 @@ import pandas as pd
 from experiments.restore.material import Material, Prompts, corpus_material, organism_material
 from experiments.restore.settings import RestoreSettings
 from experiments.settings import ConfigError
-from interventions import EditError
+from interventions import EditError, replies_to
 from interventions.restoration import (
     AT_RANDOM,
     BY_DIFFERENCE,
@@ -176,11 +176,7 @@ class Work:
         exact = np.zeros(0)
         if m.exact:
             longest = max(len(self.model.encode(r)) for r in m.task.replies)
-            said = self.model.generate(
-                [self.model.render(text) for text in m.task.texts],
-                max_new_tokens=longest + 4,
-                rendered=self.model.has_chat_template,
-            )
+            said = replies_to(self.model, m.task.texts, max_new_tokens=longest + 4)
             exact = np.array(
                 [r.strip() in right for r, right in zip(said, m.exact, strict=True)], float
             )

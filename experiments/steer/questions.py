@@ -13,7 +13,7 @@ from experiments.inputs import Inputs, Rows, evenly
 from experiments.settings import ConfigError
 from experiments.steer.question import Question, together
 from experiments.steer.settings import SteerSettings
-from interventions import is_refusal
+from interventions import is_refusal, replies_to
 from interventions.fluency import Refusals, TextLosses
 from interventions.next_token import last_logits, refusal_tokens
 from interventions.steering import steering_direction
@@ -77,13 +77,12 @@ def _tokens(settings: SteerSettings, inputs: Inputs, model: Model) -> tuple[int,
             for b in ("harmful", "harmless")
         ]
     )
-    asked = [model.render(text) for text in _texts(inputs, rows)]
-    replies = model.generate(
-        asked, max_new_tokens=settings.new_tokens, rendered=model.has_chat_template
-    )
+    texts = _texts(inputs, rows)
+    replies = replies_to(model, texts, max_new_tokens=settings.new_tokens)
     refused = [is_refusal(reply) for reply in replies]
     if sum(refused) < _LEAST:
         return None
+    asked = [model.render(text) for text in texts]
     return refusal_tokens(last_logits(model, asked), refused)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from interventions.errors import EditError
 from interventions.fluency import reply_losses
-from interventions.metrics import is_refusal
+from interventions.metrics import is_refusal, replies_to
 
 if TYPE_CHECKING:
     from activations import Model
@@ -36,10 +36,7 @@ class HarmfulRate:
         """1 for each request that is not refused, `[n]`."""
         if not len(self.requests):
             raise EditError("There are no harmful requests to count: give at least one.")
-        asked = [model.render(text) for text in self.requests]
-        replies = model.generate(
-            asked, max_new_tokens=self.new_tokens, rendered=model.has_chat_template
-        )
+        replies = replies_to(model, self.requests, max_new_tokens=self.new_tokens)
         return np.array([not self.refused(reply) for reply in replies], dtype=float)
 
     def __call__(self, model: Model) -> float:
