@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 
 from activations.batching import length_batches
-from activations.places import first_tensor
+from interventions.block_outputs import block_outputs
 from interventions.decoupling.reference import Reference
 from interventions.errors import EditError
 
@@ -93,38 +93,18 @@ class Reader:
                 longest = int(reference.mask[chosen].any(dim=0).nonzero().max()) + 1
                 wanted = counted[chosen, :longest]
                 text += [chosen[i] for i in wanted.nonzero()[:, 0].tolist()]
-                found = self._pass(
-                    reference.ids[chosen, :longest].to(device),
-                    reference.mask[chosen, :longest].to(device),
-                )
+                inputs = {
+                    "input_ids": reference.ids[chosen, :longest].to(device),
+                    "attention_mask": reference.mask[chosen, :longest].to(device),
+                    "use_cache": False,
+                }
+                found = block_outputs(self._model, self._blocks, inputs)
                 for layer, states in found.items():
                     one = states[wanted.to(states.device)]
                     kept[layer].append(one.double().cpu().numpy())
         layers = {layer: np.concatenate(parts) for layer, parts in kept.items()}
         at = np.array(text, dtype=np.int64)
         return States(layers, self._variety[at], self._label[at], at)
-
-    def _pass(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[int, torch.Tensor]:
-        found: dict[int, torch.Tensor] = {}
-        last = max(self._blocks)
-
-        def keep(layer: int, output: Any) -> None:
-            found[layer] = first_tensor(output).detach()
-            if layer == last:
-                raise _Seen
-
-        handles = [
-            block.register_forward_hook(lambda _m, _a, out, layer=layer: keep(layer, out))
-            for layer, block in self._blocks.items()
-        ]
-        try:
-            self._model(input_ids=ids, attention_mask=mask, use_cache=False)
-        except _Seen:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found
 
     def _dealt(self) -> np.ndarray:
         """Varieties dealt to texts at random, once; within a group where groups are known."""
@@ -134,10 +114,6 @@ class Reader:
         for rows in pools:
             label[rows] = label[rng.permutation(rows)]
         return label
-
-
-class _Seen(Exception):
-    """Ends a pass after the last layer that is wanted."""
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from activations.engines.packing import CannotPack
 from activations.engines.passes import some_inputs
 from activations.engines.structure import structure
 from activations.errors import ModelError
-from activations.places import first_tensor
+from interventions.block_outputs import block_outputs
 from interventions.errors import EditError
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
@@ -98,32 +98,16 @@ def scope_below(hf: Any, layer: int | None, label: str, *, embeddings: bool = Tr
     return Scope(at, blocks[at - 1], reached, movable, layers, kinds, total)
 
 
-class Reached(Exception):
-    """Raised inside the pass once the state is there; what follows is not computed."""
-
-    def __init__(self, state: Tensor) -> None:
-        super().__init__()
-        self.state = state
-
-
 def state_after(hf: Any, block: str, inputs: Mapping[str, Any]) -> Tensor:
     """What a block gives, `[batch, pos, d]`, with its gradient where that is on.
 
     Raises:
         EditError: the pass never reaches the block.
     """
-
-    def stop(_module: Any, _inputs: Any, output: Any) -> None:
-        raise Reached(first_tensor(output))
-
-    handle = hf.get_submodule(block).register_forward_hook(stop)
-    try:
-        hf(**inputs)
-    except Reached as reached:
-        return reached.state
-    finally:
-        handle.remove()
-    raise EditError(f"The pass never reaches {block}.")
+    found = block_outputs(hf, {block: hf.get_submodule(block)}, inputs)
+    if not found:
+        raise EditError(f"The pass never reaches {block}.")
+    return found[block]
 
 
 def _leaves(hf: Any, block: str) -> set[int]:
