@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -11,6 +12,7 @@ from apps.errors import is_users
 
 if TYPE_CHECKING:
     from activations import Model
+    from apps.background import Job
 
 
 def choose() -> str:
@@ -34,6 +36,18 @@ def opened(name: str) -> Model:
     from activations import open_model
 
     return open_model(name)
+
+
+def begin(key: str, said: str, name: str, make: Callable[[Model], Job]) -> None:
+    """Put the job that `make` begins under `key`, in place of one that is under way there."""
+    earlier = st.session_state.pop(key, None)
+    if earlier is not None:
+        earlier.stop()
+    try:
+        with st.spinner(said):
+            st.session_state[key] = make(opened(name))
+    except Exception as error:
+        tell(error)
 
 
 def tell(error: BaseException) -> None:

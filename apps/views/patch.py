@@ -53,26 +53,20 @@ def main() -> None:
 
 def _begin(name: str, base: str, source: str, kind: str) -> None:
     """Check the prompts, then let a thread fill the map."""
-    earlier = st.session_state.get("patch_job")
-    if earlier is not None:
-        earlier.stop()
-    try:
-        with st.spinner(f"Opening {name}"):
-            model = models.opened(name)
+
+    def make(model: Model) -> Job:
         tokens = token_columns(model, base, source)
         sites = coarse_to_fine(model.resolve_sites(kind))
-    except Exception as error:
-        st.session_state.pop("patch_job", None)
-        models.tell(error)
-        return
-    st.session_state["patch_job"] = Job(
-        _parts(model, base, source, sites),
-        len(sites),
-        model=name,
-        prompts=(base, source),
-        tokens=tokens,
-        sites=list(model.resolve_sites(kind)),
-    )
+        return Job(
+            _parts(model, base, source, sites),
+            len(sites),
+            model=name,
+            prompts=(base, source),
+            tokens=tokens,
+            sites=list(model.resolve_sites(kind)),
+        )
+
+    models.begin("patch_job", f"Opening {name}", name, make)
 
 
 def _parts(model: Model, base: str, source: str, sites: list[str]) -> Iterator[pd.DataFrame]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -15,6 +15,9 @@ from experiments import figures
 from experiments.inputs import Inputs, read_inputs
 from experiments.prompt_steering import find_direction, steerable, steered_replies
 from experiments.steer.settings import SteerSettings
+
+if TYPE_CHECKING:
+    from activations import Model
 
 _PROMPT = "could you lower the wagon beside the well in autumn ?"
 _STRENGTHS = (-1.0, 0.5, 1.0, 1.5, 2.0)
@@ -102,23 +105,14 @@ def _begin(
     corpus: str,
 ) -> None:
     """Find the direction, then let a thread write replies, the strength asked for first."""
-    earlier = st.session_state.get("steer_job")
-    if earlier is not None:
-        earlier.stop()
-    try:
-        with st.spinner(f"Opening {name}, finding the direction"):
-            model = models.opened(name)
-            steered = _direction(name, corpus, direction, block, inputs)
-    except Exception as error:
-        st.session_state.pop("steer_job", None)
-        models.tell(error)
-        return
-    strengths = list(dict.fromkeys([strength, *_STRENGTHS]))
-    st.session_state["steer_job"] = Job(
-        steered_replies(model, prompt, steered, strengths),
-        1 + 2 * len(strengths),
-        strength=strength,
-    )
+
+    def make(model: Model) -> Job:
+        steered = _direction(name, corpus, direction, block, inputs)
+        strengths = list(dict.fromkeys([strength, *_STRENGTHS]))
+        replies = steered_replies(model, prompt, steered, strengths)
+        return Job(replies, 1 + 2 * len(strengths), strength=strength)
+
+    models.begin("steer_job", f"Opening {name}, finding the direction", name, make)
 
 
 def _replies(job: Job, live: bool) -> None:
