@@ -64,8 +64,7 @@ def compared(cells: pd.DataFrame) -> pd.DataFrame:
     control that its row names. The p-values of one measure, over all arms and dialects, are
     adjusted together (Benjamini and Hochberg 1995), those of controls apart from the others.
     """
-    rows = [*_changes(cells), *_specific(cells)]
-    frame = as_frame(rows)
+    frame = as_frame(_differences(cells))
     kind = frame["measure"] + np.where(frame["control"] == "", "", "|control")
     for _, at in frame.groupby(kind).groups.items():
         frame.loc[at, "p"] = benjamini_hochberg(frame.loc[at, "p"])
@@ -80,40 +79,20 @@ def by_seed(cells: pd.DataFrame, measure: str) -> pd.DataFrame:
     )
 
 
-def _changes(cells: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _differences(cells: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for measure, unit in JUDGED.items():
         table = by_seed(cells, measure)
         for (variety, edit, control), values in table.iterrows():
             if edit == PLAIN:
                 continue
             plain = table.loc[(variety, PLAIN, "")]
+            told = {"variety": variety, "edit": edit, "control": control}
             found = paired_over_seeds(values.to_numpy(), plain.to_numpy(), unit=unit)
-            yield row(
-                f"{measure}_change",
-                found,
-                variety=variety,
-                reference=PLAIN,
-                edit=edit,
-                control=control,
-            )
-
-
-def _specific(cells: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    for measure, unit in JUDGED.items():
-        table = by_seed(cells, measure)
-        for (variety, edit, control), values in table.iterrows():
-            if not control or (variety, edit, "") not in table.index:
-                continue
-            own = table.loc[(variety, edit, "")]
-            found = paired_over_seeds(own.to_numpy(), values.to_numpy(), unit=unit)
-            yield row(
-                f"{measure}_specific",
-                found,
-                variety=variety,
-                reference=control,
-                edit=edit,
-                control=control,
-            )
+            yield row(f"{measure}_change", found, reference=PLAIN, **told)
+            if control and (variety, edit, "") in table.index:
+                own = table.loc[(variety, edit, "")]
+                found = paired_over_seeds(own.to_numpy(), values.to_numpy(), unit=unit)
+                yield row(f"{measure}_specific", found, reference=control, **told)
 
 
 def verdict(results: pd.DataFrame, variety: str, edit: str) -> str:
