@@ -16,7 +16,8 @@ from experiments.inputs import Rows
 from experiments.results import row
 from geometry import Subspace, covariance_overlap_sample, haar_overlap_sample, mean_difference
 
-_LEAST = 4  # with fewer rows on a side a mean difference says nothing
+#: Rows of a side; with fewer a mean difference says nothing.
+LEAST = 4
 
 
 def request_rows(bench: Bench, *, train: bool) -> tuple[Rows, Rows]:
@@ -47,7 +48,7 @@ def compare_directions(bench: Bench) -> Iterator[dict[str, Any]]:
     if not bench.inputs.corpus.has_behaviours:
         return
     refused, answered = by_answer(bench)
-    both = min(len(refused), len(answered)) >= _LEAST
+    both = min(len(refused), len(answered)) >= LEAST
     for site in bench.sites:
         x = bench.states(site)
         harmful, harmless = request_rows(bench, train=True)

@@ -9,7 +9,13 @@ import numpy as np
 
 from activations import layer_of
 from evidence import Estimate, grouped_jackknife
-from experiments.compare.directions import contrast, cosine_nulls, cosine_of, group_bootstrap
+from experiments.compare.directions import (
+    LEAST,
+    contrast,
+    cosine_nulls,
+    cosine_of,
+    group_bootstrap,
+)
 from experiments.diff.observing import Observed, Texts
 from experiments.diff.pairs import corrected, three
 from experiments.diff.probing import shared_sites
@@ -18,7 +24,6 @@ from experiments.inputs import Inputs, Rows
 from experiments.results import row
 from geometry import DirectionGrid, GeometryError, cosine_null, direction_grid, paired_differences
 
-_LEAST = 4  # with fewer rows on a side a mean difference says nothing
 Sides = tuple[Rows, Rows]
 
 
@@ -38,7 +43,7 @@ def directions(
         inputs.requests("harmful", train=True, most=most),
         inputs.requests("harmless", train=True, most=most),
     )
-    if min(map(len, rows)) < _LEAST:
+    if min(map(len, rows)) < LEAST:
         return
     sites = [
         site
@@ -189,7 +194,7 @@ def _by_reply(
     for model in (before, after):
         refused = model.refused > 0
         sides.append((texts.requests[train & refused], texts.requests[train & ~refused]))
-    if min(len(part) for side in sides for part in side) < _LEAST:
+    if min(len(part) for side in sides for part in side) < LEAST:
         return None
     return sides[0], sides[1]
 
