@@ -15,6 +15,7 @@ from evidence import Estimate, benjamini_hochberg
 from experiments.compare.bench import Bench
 from experiments.compare.subspaces import (
     Pairing,
+    around,
     bases_from,
     differences_at,
     halves,
@@ -117,7 +118,7 @@ def _at_site(
     resampled, recounted = (np.stack(part) for part in zip(*drawn, strict=True))
     mean = distances.mean(axis=0)
     for i, j in combinations_with_replacement(range(len(names)), 2):
-        estimate = _around(mean[i, j], resampled[:, i, j], n, settings.seed)
+        estimate = around(mean[i, j], resampled[:, i, j], n, settings.seed)
         told = {"variety": names[i], "reference": names[j], "unit": _RADIANS}
         control = "split_half" if i == j else ""
         yield row("variety_distance", estimate, control=control, **told, **where)
@@ -175,7 +176,7 @@ def _dimension_rows(
     told = {"unit": "dimensions"} | where
     for i, name in enumerate(["", *names]):
         measure = "private_dimensions" if name else "shared_dimensions"
-        estimate = _around(counts[:, i].mean(), recounted[:, i], n, seed, most=k)
+        estimate = around(counts[:, i].mean(), recounted[:, i], n, seed, most=k)
         yield row(measure, estimate, variety=name, **told)
     for measure, drawn in (
         ("shared_dimensions", by_chance[:, 0]),
@@ -224,19 +225,6 @@ def _support_rows(
                 seed=seed,
                 **where,
             )
-
-
-def _around(
-    value: float, drawn: np.ndarray, n: int, seed: int, *, most: float = np.inf
-) -> Estimate:
-    """A bootstrap interval of the draws' own spread, laid around the value, from 0 to `most`.
-
-    Without an interval where nothing varies, as for a count that is the same in every draw.
-    """
-    if np.ptp(drawn) == 0:
-        return Estimate(float(value), n=n, seed=seed)
-    low, high = np.quantile(drawn - drawn.mean(), [0.025, 0.975]) + value
-    return Estimate(float(value), max(float(low), 0.0), min(float(high), most), n=n, seed=seed)
 
 
 def _of_draws(sample: np.ndarray, seed: int) -> Estimate:

@@ -110,8 +110,7 @@ def _at_site(
     spread = bootstrap_overlaps(differences, k, settings.bootstrap_draws, settings.seed)
     n = len(pairing.groups)
     for pair, value in shared.items():
-        low, high = np.quantile(spread[pair] - np.mean(spread[pair]), [0.025, 0.975]) + value
-        estimate = Estimate(value, max(low, 0.0), min(high, 1.0), n=n, seed=settings.seed)
+        estimate = around(value, spread[pair], n, settings.seed, most=1.0)
         control = "split_half" if pair[0] == pair[1] else ""
         yield row(
             "subspace_overlap",
@@ -213,6 +212,19 @@ def bootstrap_overlaps(
         for i in range(len(names))
         for j in range(i, len(names))
     }
+
+
+def around(value: float, drawn: np.ndarray, n: int, seed: int, *, most: float = np.inf) -> Estimate:
+    """A bootstrap interval of the draws' own spread, laid around the value, from 0 to `most`.
+
+    It is for what halves of the groups show on average, noise and all.
+
+    Without an interval where nothing varies, as for a count that is the same in every draw.
+    """
+    if np.ptp(drawn) == 0:
+        return Estimate(float(value), n=n, seed=seed)
+    low, high = np.quantile(drawn - drawn.mean(), [0.025, 0.975]) + value
+    return Estimate(float(value), max(float(low), 0.0), min(float(high), most), n=n, seed=seed)
 
 
 def _angles(

@@ -22,7 +22,12 @@ from experiments.compare.kinship import confirmed_dimensions, cross_distances, k
 from experiments.compare.projection import projection
 from experiments.compare.reliability import held_out_probabilities
 from experiments.compare.representation import compare_representation
-from experiments.compare.subspaces import compare_subspaces
+from experiments.compare.subspaces import (
+    around,
+    bootstrap_overlaps,
+    compare_subspaces,
+    split_half_overlaps,
+)
 from experiments.inputs import read_inputs
 from experiments.results import DEFAULTS, as_frame
 from geometry import joint_null
@@ -276,6 +281,32 @@ def test_a_direction_of_rounding_errors_is_no_dimension_of_a_subspace(tmp_path: 
     found = as_frame([*compare_subspaces(bench), *kinship_rows(bench)])
     assert set(found["position"][found["measure"] == "principal_angle"]) == {0}
     np.testing.assert_allclose(rows(found, "variety_distance")["value"], np.pi / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("noise", "skewed"), [(0.3, True), (1.0, False)])
+def test_the_interval_of_an_overlap_covers_what_halves_show(noise: float, skewed: bool) -> None:
+    """Against the mean over samples of 40 groups, which is below the planted overlap."""
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((16, 4)))[0]
+    planes = [basis[:, :2], 0.7 * basis[:, :2] + np.sqrt(0.51) * basis[:, 2:]]
+    found = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        states = rng.standard_normal((3, GROUPS, 16)) * noise
+        shifts = (
+            rng.exponential(size=(2, GROUPS, 2)) - 1
+            if skewed
+            else rng.standard_normal((2, GROUPS, 2))
+        )
+        differences = {
+            name: 2 * shifts[i] @ planes[i].T + states[i] - states[2]
+            for i, name in enumerate(["ash", "birch"])
+        }
+        value = split_half_overlaps(differences, 2, 20, 0)["ash", "birch"]
+        drawn = bootstrap_overlaps(differences, 2, 100, 0)["ash", "birch"]
+        found.append(around(value, drawn, GROUPS, 0, most=1.0))
+    truth = np.mean([e.value for e in found])
+    assert truth < 0.49
+    assert 0.92 <= np.mean([e.low <= truth <= e.high for e in found]) <= 0.99
 
 
 def test_groups_of_one_make_up_change_places_and_no_other() -> None:
