@@ -10,7 +10,7 @@ from experiments.batch.folder import BatchFolder, State
 from experiments.batch.grid import Planned
 from experiments.batch.joining import join, labels
 from experiments.batch.summary import run_labels, summarise
-from experiments.reporting import write_pages
+from experiments.reporting import picture_of, write_pages
 
 _FIGURE = "runs_by_measure"
 
@@ -39,8 +39,11 @@ def write_report(runs: Sequence[Planned], folder: BatchFolder) -> pd.DataFrame:
             said = folder.status(run).get("error", "")
             lines.append(f"- {names[run.name]}: {said} ([log](logs/{run.name}.log))")
         lines += ["", "`--retry` runs them again.", ""]
+    pictures = {}
     if len(summary):
-        save_chart(chart_batch(summary), folder.root / "figures" / _FIGURE)
+        chart = chart_batch(summary)
+        save_chart(chart, folder.root / "figures" / _FIGURE)
+        pictures[f"figures/{_FIGURE}.png"] = picture_of(chart, "Runs by measure")
         lines += [
             "## The runs beside each other",
             "",
@@ -63,7 +66,7 @@ def write_report(runs: Sequence[Planned], folder: BatchFolder) -> pd.DataFrame:
         done = states[run.name] is State.done
         link = f"[report](runs/{run.name}/report.md)" if done else ""
         lines.append(f"| {names[run.name]} | {states[run.name]} | {took} | {link} |")
-    write_pages(folder.root, lines)
+    write_pages(folder.root, lines, pictures)
     return joined
 
 

@@ -42,6 +42,14 @@ class Palette:
     ramp: tuple[str, ...]
     split: tuple[str, str, str]
 
+    def pairs(self, other: Palette) -> list[tuple[str, str]]:
+        """Every colour with the one that another theme has in its place."""
+        mine, theirs = (
+            [p.ground, p.ink, p.quiet, p.grid, p.null, p.harmful, p.harmless, *p.ramp, *p.split]
+            for p in (self, other)
+        )
+        return list(zip(mine, theirs, strict=True))
+
 
 _PALETTES: dict[str, Palette] = {
     "light": Palette(

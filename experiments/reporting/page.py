@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.reporting.pictures import Picture
+
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
@@ -34,18 +36,18 @@ nav ul { margin: .3rem 0 0; padding-left: 1.2rem; } nav li { margin: .1rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
   border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 td { overflow-wrap: normal; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
 @media print { :root { --ground: #fff; --ink: #000; --quiet: #444; --line: #bbb; --soft: #fff;
   --link: #000; } main { max-width: none; padding: 0; } nav, .interactive { display: none; }
   img, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } .scroll { overflow: visible; } }
 """
 
 
-def as_page(text: str, folder: Path, alt: Mapping[str, str]) -> str:
-    """The page of a text whose links and pictures are relative to `folder`.
+def as_page(text: str, folder: Path, pictures: Mapping[str, Picture]) -> str:
+    """The page of a text whose links are relative to `folder`.
 
     Args:
-        alt: what is seen in a picture, by its path; its title in the text else.
+        pictures: of the text, by the path under which it names them. Others are not shown.
     """
     from markdown_it import MarkdownIt
 
@@ -55,7 +57,7 @@ def as_page(text: str, folder: Path, alt: Mapping[str, str]) -> str:
     headings = _number_headings(tokens)
     for token in tokens:
         for child in token.children or ():
-            _settle(child, folder, alt)
+            _settle(child, folder, pictures)
         if token.type == "th_open":
             token.attrSet("scope", "col")
     body = reader.renderer.render(tokens, reader.options, {})
@@ -95,7 +97,7 @@ def _contents(headings: Sequence[tuple[str, str, str]]) -> str:
     return f'<nav aria-label="Contents"><strong>Contents</strong>\n<ul>\n{items}</ul></nav>\n'
 
 
-def _settle(token: Token, folder: Path, alt: Mapping[str, str]) -> None:
+def _settle(token: Token, folder: Path, pictures: Mapping[str, Picture]) -> None:
     """Put a picture inside the page, or lead a link to the page of another report."""
     if token.type == "link_open":
         target = str(token.attrGet("href"))
@@ -104,14 +106,21 @@ def _settle(token: Token, folder: Path, alt: Mapping[str, str]) -> None:
         if target.startswith("figures/"):
             token.attrSet("class", "interactive")
     elif token.type == "image":
-        source = str(token.attrGet("src"))
-        picture = folder / source
-        if source.startswith("figures/") and ".." not in source and picture.is_file():
-            coded = base64.b64encode(picture.read_bytes()).decode()
-            token.attrSet("src", f"data:image/png;base64,{coded}")
-        else:  # a picture that we did not draw: nothing is loaded for it
+        picture = pictures.get(str(token.attrGet("src")))
+        if picture is None:  # one that we did not draw: nothing is loaded for it
             token.type, token.tag, token.nesting = "text", "", 0
-        if source in alt:
-            from markdown_it.token import Token
+        else:
+            token.type, token.content = "html_inline", _themed(picture)
 
-            token.children = [Token("text", "", 0, content=alt[source])]
+
+def _themed(picture: Picture) -> str:
+    """The drawing that suits the reader's screen; on paper always the light one."""
+    return (
+        '<picture><source media="screen and (prefers-color-scheme: dark)" '
+        f'srcset="{_inside(picture.dark)}">'
+        f'<img src="{_inside(picture.light)}" alt="{html.escape(picture.alt)}"></picture>'
+    )
+
+
+def _inside(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from experiments.reporting.caveats import caveats_of
 from experiments.reporting.page import as_page
+from experiments.reporting.pictures import Picture, picture_of
 from experiments.reporting.told import Report
 from experiments.results import write_frame
 from experiments.settings import Settings
@@ -30,19 +30,23 @@ def write_report(
 
     for file, frame in told.beside.items():
         write_frame(frame, path / file)
-    for stem, (_, chart) in told.figures.items():
+    pictures = {}
+    for stem, (title, chart) in told.figures.items():
         save_chart(chart, path / "figures" / stem)
-    write_pages(path, _lines(name, settings, told, results), _described(told))
+        pictures[f"figures/{stem}.png"] = picture_of(chart, title)
+    write_pages(path, _lines(name, settings, told, results), pictures)
 
 
-def write_pages(folder: Path, lines: Sequence[str], alt: Mapping[str, str] | None = None) -> None:
+def write_pages(
+    folder: Path, lines: Sequence[str], pictures: Mapping[str, Picture] | None = None
+) -> None:
     """Write Markdown `lines` as `report.html`, and then as `report.md`, whose presence says done.
 
     Args:
-        alt: what is seen in a picture, by its path in the folder.
+        pictures: what the page shows for each picture that the lines name, by its path.
     """
     text = "\n".join(lines) + "\n"
-    for name, content in (("html", as_page(text, folder, alt or {})), ("md", text)):
+    for name, content in (("html", as_page(text, folder, pictures or {})), ("md", text)):
         partial = folder / "report.partial"
         partial.write_text(content, encoding="utf-8")
         partial.replace(folder / f"report.{name}")
@@ -83,12 +87,3 @@ def _table(frame: pd.DataFrame) -> list[str]:
     rows = [[str(name) for name in frame.columns], ["---"] * frame.shape[1], *cells]
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in rows]
     return [f"| {' | '.join(line)} |" for line in escaped]
-
-
-def _described(told: Report) -> dict[str, str]:
-    """What each chart says of itself for those who do not see it."""
-    said: dict[str, str] = {}
-    for stem, (title, chart) in told.figures.items():
-        description: Any = getattr(chart, "description", None)
-        said[f"figures/{stem}.png"] = description if isinstance(description, str) else title
-    return said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +13,13 @@ import pandas as pd
 import pytest
 
 from evidence import Estimate
+from experiments.figures.look import finish, palette
 from experiments.reporting import Report, write_pages, write_report
+from experiments.reporting.pictures import darkened
 from experiments.results import as_frame, row
 from experiments.settings import Settings
 
-_VOID = {"meta", "img", "br", "hr", "link", "input"}
+_VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -77,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"Nothing of {HOSTILE} & <img src=http://example.org/a.png onerror=x> was run.",
             "Nor does ![this](http://example.org/b.png) load, nor [that](javascript:alert(1)).",
         ],
-        figures={"curve": ("The curve", chart)},
+        figures={"curve": ("The curve", finish(chart, "light"))},
         captions={"curve": "One line, upwards."},
         method=["Five folds."],
         caveats=["A made-up run."],
@@ -112,13 +116,51 @@ def test_the_page_holds_every_sentence_of_the_markdown(folder: Path, page: Reade
 
 def test_nothing_is_loaded_from_anywhere(folder: Path, page: Reader) -> None:
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"} == set()
-    sources = [str(picture["src"]) for picture in page.all("img")]
-    assert len(sources) == 1 and sources[0].startswith("data:image/png;base64,")
-    assert all("srcset" not in attrs and "style" not in attrs for _, attrs in page.tags)
+    sources = [
+        str(attrs[name]) for _, attrs in page.tags for name in ("src", "srcset") if name in attrs
+    ]
+    assert len(sources) == 2
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert all("style" not in attrs for _, attrs in page.tags)
     style = re.search(r"<style>(.*?)</style>", (folder / "report.html").read_text(), re.S)
     assert style is not None and "url(" not in style[1] and "@import" not in style[1]
     links = {str(link["href"]) for link in page.all("a")}
     assert {link for link in links if not link.startswith("#")} == {"figures/curve.html"}
+
+
+def drawings(page: Reader) -> tuple[str, str]:
+    """The light and the dark SVG of the page's one figure."""
+    coded = [str(page.all(tag)[0][name]) for tag, name in (("img", "src"), ("source", "srcset"))]
+    light, dark = (base64.b64decode(text.partition(",")[2]).decode() for text in coded)
+    return light, dark
+
+
+def test_a_dark_screen_gets_the_same_drawing_in_the_dark_themes_colours(page: Reader) -> None:
+    """The oracle is the theme's palette: taking its colours out leaves one and the same drawing."""
+    assert page.all("source")[0]["media"] == "screen and (prefers-color-scheme: dark)"
+    light, dark = drawings(page)
+    assert palette("light").ground in light and palette("dark").ground in dark
+    assert palette("light").ink in light and palette("light").ink not in dark
+    for old, new in palette("light").pairs(palette("dark")):
+        light, dark = light.replace(old, "?"), dark.replace(new, "?")
+    assert light == dark
+
+
+def test_no_two_varieties_come_to_look_alike_in_the_dark() -> None:
+    """The dark theme's blue of what is harmless is the light theme's hue of a sixth variety."""
+    p = palette("light")
+    assert palette("dark").harmless == "#56B4E9"
+    hues = [p.harmless, "#56B4E9", p.harmful]
+    frame = pd.DataFrame({"x": [1, 2, 3], "of": ["a", "b", "#ffffff"]})
+    scale = alt.Scale(domain=list(frame["of"]), range=hues)
+    chart = alt.Chart(frame).mark_point().encode(x="x:Q", color=alt.Color("of:N", scale=scale))
+    spec = chart.to_dict()
+    before = json.dumps(spec)
+    changed = darkened(spec)
+    assert json.dumps(spec) == before
+    assert changed["datasets"] == spec["datasets"]  # a value that looks like a colour is none
+    kept, sixth, turned = changed["encoding"]["color"]["scale"]["range"]
+    assert (kept, sixth, turned) == (p.harmless, "#56B4E9", palette("dark").harmful)
 
 
 def test_what_users_wrote_stays_text(page: Reader) -> None:
