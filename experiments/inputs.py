@@ -58,6 +58,24 @@ class Inputs:
         whole = table[list(wanted)].dropna().astype(int)
         return Pairing(tuple(whole.index), {v: whole[v].to_numpy() for v in wanted})
 
+    @property
+    def caveats(self) -> list[str]:
+        """What the texts themselves say against reading too much into any figure of theirs."""
+        said = []
+        groups = self.corpus.frame["group"]
+        if groups.is_unique:
+            said.append(
+                "No two texts of the corpus share a group, so every text counts as independent. "
+                "Where some are translations or near-copies of others, intervals are too narrow: "
+                "give those one group."
+            )
+        if self.truth is not None:
+            said.append(
+                "The texts are the bundled corpus, made by a grammar: what holds for them shows "
+                "that a method works, and need not hold for texts that people wrote."
+            )
+        return said
+
     def requests(self, behaviour: str, *, train: bool, most: int) -> Rows:
         """Rows of one behaviour on one side of the split, at most `most`, evenly spaced."""
         kind = self.corpus.frame["behaviour"].to_numpy() == behaviour

@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,7 +68,9 @@ def conduct(
         del model  # held on by the work, if that needs it still
         results = run.finish(measure(work, run))
         say(progress, "Drawing figures")
-        write_report(run.path, name, settings, report(work, results), results)
+        told = report(work, results)
+        told = replace(told, caveats=(*told.caveats, *inputs.caveats))
+        write_report(run.path, name, settings, told, results)
         run.log.info("done in %.1f s", time.perf_counter() - began)
         run.clean()
     except Exception:

@@ -40,13 +40,6 @@ def caveats(results: pd.DataFrame) -> list[str]:
             "No model with random weights was probed beside this one, so how much of each accuracy "
             "is owed to the architecture alone is not known."
         )
-    groups = results.loc[results["n"] > 0, "n"]
-    if len(groups) and groups.min() < 20:
-        few = "one group" if groups.min() == 1 else f"{groups.min()} groups"
-        said.append(
-            f"Some figures rest on {few}; with fewer than 20, intervals are "
-            "approximate and often too narrow."
-        )
     if "direction_cosine" in set(results["measure"]):
         said.append(
             "Refused and answered requests are largely the harmful and the harmless ones, so "

@@ -47,6 +47,7 @@ def report(bench: Bench, results: pd.DataFrame) -> Report:
         ),
         findings=[s for task in bench.tasks for s in _sentences(bench, results, task.dialect)],
         figures=drawn,
+        counted="seeds",
         method=[
             f"Fine-tuned: {trained}, {settings.steps} steps of {settings.batch} with "
             f"{settings.optimizer} at {settings.rate:g}, loss on the target's tokens only, on "

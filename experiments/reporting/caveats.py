@@ -12,21 +12,52 @@ _PLACE = [
 ]  # fmt: skip
 
 
-def caveats_of(results: pd.DataFrame) -> list[str]:
-    """Sentences on few groups, wide intervals, nulls kept and controls not beaten, if any."""
+def caveats_of(results: pd.DataFrame, counted: str = "groups") -> list[str]:
+    """Sentences on units too few or alone, wide intervals, kept nulls and what else applies.
+
+    Args:
+        counted: what `n` counts, in the plural.
+    """
     own = results[results["control"] == ""]
-    said = [_few_groups(own), _wide(own), _null_kept(own), _not_beaten(own, results)]
+    said = [
+        _few(own, counted),
+        _alone(own, counted),
+        _wide(own),
+        _null_kept(own),
+        _not_beaten(own, results),
+        _absent(own),
+    ]
     return [sentence for sentence in said if sentence]
 
 
-def _few_groups(own: pd.DataFrame) -> str:
+def _few(own: pd.DataFrame, counted: str) -> str:
     ranged = own[own["low"].notna() & (own["n"] > 0)]
     few = ranged[ranged["n"] < FEW_GROUPS]
     if few.empty:
         return ""
     return (
-        f"{len(few)} of {len(ranged)} intervals rest on fewer than {FEW_GROUPS} groups (the least "
-        f"on {few['n'].min()}): such intervals can cover less often than they say."
+        f"{len(few)} of {len(ranged)} intervals rest on fewer than {FEW_GROUPS} {counted} (the "
+        f"least on {few['n'].min()}): such intervals can cover less often than they say."
+    )
+
+
+def _alone(own: pd.DataFrame, counted: str) -> str:
+    alone = own[own["n"] == 1]
+    if alone.empty:
+        return ""
+    return (
+        f"{_count(alone, 'figure rests', 'figures rest')} on one alone of the {counted} "
+        f"({_measures(alone)}): nothing is repeated there, so what others would give is not known."
+    )
+
+
+def _absent(own: pd.DataFrame) -> str:
+    absent = own[own["value"].isna()]
+    if absent.empty:
+        return ""
+    return (
+        f"{_count(absent, 'figure has', 'figures have')} no meaning on these data "
+        f"({_measures(absent)}) and stay empty: that is not zero."
     )
 
 
@@ -69,6 +100,10 @@ def _not_beaten(own: pd.DataFrame, results: pd.DataFrame) -> str:
         f"have an interval that reaches the control's ({_measures(reached)}): there the two "
         "cannot be told apart."
     )
+
+
+def _count(rows: pd.DataFrame, one: str, more: str) -> str:
+    return f"{len(rows)} {one if len(rows) == 1 else more}"
 
 
 def _measures(rows: pd.DataFrame, shown: int = 3) -> str:

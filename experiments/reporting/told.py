@@ -18,6 +18,7 @@ class Report:
         captions: a sentence above some of them, by the same stem.
         beside: tables that the run directory keeps beside the results, by the file's name
             (Parquet, or CSV by its ending).
+        counted: what `n` counts in the results, in the plural.
         tables: those that the report shows, their cells in words, by their headings.
     """
 
@@ -31,3 +32,4 @@ class Report:
     captions: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    counted: str = "groups"

@@ -71,7 +71,7 @@ def _lines(name: str, settings: Settings, told: Report, results: pd.DataFrame) -
     )
     lines += ["## How it was measured", "", *(f"- {said}" for said in (*told.method, repeat))]
     lines += ["", "## Read with care", ""]
-    lines += [f"- {said}" for said in (*told.caveats, *caveats_of(results))]
+    lines += [f"- {said}" for said in (*told.caveats, *caveats_of(results, told.counted))]
     return [*lines, "", "## Settings", "", *_table(_settings(settings))]
 
 

@@ -99,7 +99,9 @@ def test_the_run_directory_is_whole(folder: Path) -> None:
     stems = {path.stem for path in (folder / "figures").glob("*.png")}
     wanted = {"into_dialects", "into_standard", "shuffled", "heads_denoise", "heads_noise"}
     assert stems == wanted == {path.stem for path in (folder / "figures").glob("*.html")}
-    assert "of the gap is closed" in (folder / "report.md").read_text()
+    report = (folder / "report.md").read_text()
+    assert "of the gap is closed" in report
+    assert "made by a grammar" in report.split("## Read with care")[1]
 
 
 def test_a_killed_run_goes_on_where_its_sweep_was(

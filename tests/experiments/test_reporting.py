@@ -14,10 +14,11 @@ import pytest
 
 from evidence import Estimate
 from experiments.figures.look import finish, palette
+from experiments.inputs import read_inputs
 from experiments.reporting import Report, write_pages, write_report
 from experiments.reporting.pictures import darkened
 from experiments.results import as_frame, row
-from experiments.settings import Settings
+from experiments.settings import CompareSettings, Settings
 
 _VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert(1)</script>"
@@ -191,6 +192,49 @@ def test_the_results_own_weakness_is_said(page: Reader) -> None:
     assert "1 of 2 intervals are wider than the figure" in page.text
     assert "1 of 2 tests do not reject their null at 0.05 (probe 1)" in page.text
     assert "1 of 2 figures with a control at the same place" in page.text
+
+
+def said_with_care(path: Path) -> str:
+    return (path / "report.md").read_text().split("## Read with care")[1].split("\n## ")[0]
+
+
+def test_one_group_alone_and_figures_without_meaning_are_said(tmp_path: Path) -> None:
+    frame = as_frame(
+        [
+            row("recovered", Estimate(0.5, float("nan"), float("nan"), n=1), variety="tarn"),
+            row("recovered", Estimate(0.5, 0.45, 0.55, n=60), variety="mirr"),
+            row("recovered", Estimate(0.1, float("nan"), float("nan"), n=1), control="other"),
+            row("cosine", float("nan")),
+        ]
+    )
+    write_report(tmp_path, "compare", Settings(), Report("T", "A.", [], {}, [], []), frame)
+    care = said_with_care(tmp_path)
+    assert "1 figure rests on one alone of the groups (`recovered` 1)" in care
+    assert "1 figure has no meaning on these data (`cosine` 1)" in care
+
+
+def test_caveats_name_what_was_counted(tmp_path: Path) -> None:
+    told = Report("T", "A.", [], {}, [], [], counted="seeds")
+    write_report(tmp_path, "decouple", Settings(), told, results())
+    assert "1 of 2 intervals rest on fewer than 20 seeds (the least on 6)" in said_with_care(
+        tmp_path
+    )
+
+
+def test_a_corpus_says_that_its_texts_count_as_independent_where_none_share_a_group(
+    tmp_path: Path,
+) -> None:
+    requests = tmp_path / "requests.csv"
+    for groups, said in (("abcd", True), ("abca", False)):
+        behaviours = ("harmful", "harmful", "harmless", "harmless")
+        lines = [
+            f"request {n},{b},{g}" for n, (b, g) in enumerate(zip(behaviours, groups, strict=True))
+        ]
+        requests.write_text("\n".join(["text,behaviour,group", *lines]))
+        inputs = read_inputs(CompareSettings(corpus=str(requests)))
+        assert any("counts as independent" in care for care in inputs.caveats) == said
+        assert not any("bundled" in care for care in inputs.caveats)
+        assert any("fewer than two varieties" in left for left in inputs.left_out)
 
 
 def test_strong_results_draw_no_general_caveat(tmp_path: Path) -> None:
