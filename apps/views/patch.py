@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
 import streamlit as st
@@ -16,11 +16,17 @@ from experiments import figures
 from experiments.prompt_pair import changed_words, coarse_to_fine, pair_map, token_columns
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from activations import Model
+
+#: Depth as the map labels it, position from the end, site.
+Cell: TypeAlias = tuple[str, int, str]
 
 _KINDS = ("resid_post", "attn_out", "mlp_out")
 _BASE = "in winter the clever boy"
 _SOURCE = "that there clever boy"
+_BEST = "the one that closes most"
 
 
 def main() -> None:
@@ -33,7 +39,9 @@ def main() -> None:
     source = st.text_input(
         "Source prompt, whose states go in", _SOURCE, key="source", bind="query-params"
     )
-    kind = st.selectbox("States", _KINDS, key="states", bind="query-params", width=260)
+    left, middle, right = st.columns(3)
+    kind = left.selectbox("States", _KINDS, key="states", bind="query-params")
+    cell = _choose_cell(middle, right)
     share(
         "from activations import open_model\nfrom interventions import patch_sweep\n\n"
         f"model = open_model({name!r})\n"
@@ -44,10 +52,14 @@ def main() -> None:
     if st.button("Run", type="primary", key="go"):
         _begin(name, base, source, kind)
     job = st.session_state.get("patch_job")
-    if job is not None:
-        st.fragment(_map, run_every=0.3 if job.alive else None)(job, job.alive)
-        if not job.alive and job.done:
-            _cell(job)
+    if job is not None and job.alive:
+        st.fragment(_map, run_every=0.3)(job, True)
+    elif job is not None:
+        # No fragment: a click has to reach the fields above and the table below.
+        at = _find(job, *cell)
+        _map(job, False, at)
+        if job.done:
+            _cell(job, *cell, at)
     _recorded()
 
 
@@ -74,15 +86,51 @@ def _parts(model: Model, base: str, source: str, sites: list[str]) -> Iterator[p
         yield frame.assign(depth=frame["layer"].astype(str))
 
 
+def _choose_cell(*places: DeltaGenerator) -> list[int | None]:
+    """Block and token of the cell that is opened; None leaves it to the map.
+
+    Fields that stand whether there is a map or not, so that a link can name a cell before it.
+    """
+    names = {
+        "cell_block": ("Cell: block", "Or click a cell of the map."),
+        "cell_token": ("Cell: token from the end", "0 is the last. Or click a cell of the map."),
+    }
+    told = [
+        # Of whole numbers Streamlit cannot read an address that says `inf`.
+        place.number_input(
+            label,
+            *(0.0, 9999.0, None, 1.0, "%.0f"),
+            key=key,
+            help=hint,
+            bind="query-params",
+            placeholder=_BEST,
+        )
+        for place, (key, (label, hint)) in zip(places, names.items(), strict=True)
+    ]
+    return [None if number is None else int(number) for number in told]
+
+
 def _take_cell() -> None:
     hits = st.session_state["prompt_map"]["selection"].get("cell") or []
     if hits:
-        st.session_state["cell_depth"] = str(hits[0]["depth"])
-        st.session_state["cell_position"] = int(hits[0]["position"])
+        st.session_state["cell_block"] = float(hits[0]["depth"])
+        st.session_state["cell_token"] = float(hits[0]["position"])
 
 
-def _map(job: Job, live: bool) -> None:
-    """The map as far as it is known."""
+def _find(job: Job, block: int | None, token: int | None) -> Cell | None:
+    """The map's cell of that block and token; the one that closes most, where either is open."""
+    cells = job.frame()
+    for column, asked in (("layer", block), ("position", token)):
+        if asked is not None and len(cells):
+            cells = cells[cells[column].eq(asked)]
+    if cells.empty:
+        return None
+    best = cells.sort_values("recovered", ascending=False, na_position="last").iloc[0]
+    return str(best["depth"]), int(best["position"]), str(best["site"])
+
+
+def _map(job: Job, live: bool, at: Cell | None = None) -> None:
+    """The map as far as it is known, the open cell framed."""
     if job.error:
         models.tell(job.error)
     if live:
@@ -95,7 +143,7 @@ def _map(job: Job, live: bool) -> None:
     cells = job.frame()
     labels = [str(i) for i in range(len(job.about["sites"]))]
     chart = figures.chart_prompt_map(
-        cells, job.about["tokens"], labels, theme(), pick=None if live else "cell"
+        cells, job.about["tokens"], labels, theme(), pick=None if live else "cell", at=at and at[:2]
     )
     if live:
         draw(chart, "filling")
@@ -121,31 +169,40 @@ def _aligned(tokens: pd.DataFrame) -> None:
     )
 
 
-def _cell(job: Job) -> None:
+def _cell(job: Job, block: int | None, token: int | None, at: Cell | None) -> None:
     """What the patch of one cell changes in the next token."""
     base, source = job.about["prompts"]
-    depths = sorted(set(job.frame()["depth"]), key=int)
     tokens = job.about["tokens"]
-    words = dict(zip(tokens["position"], tokens["base"], strict=True))
-    left, right = st.columns(2)
-    depth = left.selectbox("Block", depths, key="cell_depth", help="Or click a cell above.")
-    position = right.selectbox(
-        "Token, counted from the end",
-        list(words),
-        index=len(words) - 1,
-        key="cell_position",
-        format_func=lambda at: f"{at} {words[at]}",
-    )
-    site = next(iter(job.frame().loc[job.frame()["depth"] == depth, "site"]))
+    if at is None:
+        asked = [f"block {block}"] if block is not None else []
+        asked += [f"token {token}"] if token is not None else []
+        known = sorted(set(job.frame()["layer"]))
+        st.warning(
+            f"The map has no cell at {', '.join(asked)}: its blocks are {_ranges(known)}, its "
+            f"tokens 0 to {len(tokens) - 1} from the end. Click a cell, or empty both fields."
+        )
+        return
+    depth, position, site = at
+    word = tokens.set_index("position")["base"][position]
     try:
         model = models.opened(job.about["model"])
-        table = changed_words(model, base, source, site, int(position or 0))
+        table = changed_words(model, base, source, site, position)
     except Exception as error:
         models.tell(error)
         return
-    st.caption("The next token in three runs: probability and rank.")
+    st.caption(
+        f"Patched at block {depth} of {word.strip() or '␣'!r}, token {position} from the end "
+        f"(`{site}`): the next token in three runs, with its probability and rank."
+    )
     st.dataframe(table, hide_index=True, key="words")
     numbers(table, "next_token", label="The same, to take along")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0 to 3`, or one by one where some are missing."""
+    if list(numbers) == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
 
 
 def _recorded() -> None:

@@ -27,6 +27,7 @@ def chart_prompt_map(
     theme: Theme = "light",
     *,
     pick: str | None = None,
+    at: tuple[str, int] | None = None,
 ) -> Figure:
     """Share of the gap between two prompts that each state closes, also while it is being found.
 
@@ -38,6 +39,7 @@ def chart_prompt_map(
         tokens: as `experiments.prompt_pair.token_columns` gives them.
         depths: labels of all depths, the first computed first.
         pick: name of a selection that a click fills with `depth` and `position`.
+        at: depth and position of the cell that is framed.
     """
     p = palette(theme)
     words = [
@@ -88,7 +90,13 @@ def chart_prompt_map(
     below = "1: the base prompt then predicts as the source prompt does. 0: nothing changed."
     step = 44 if len(words) <= 16 else max(18, 704 // len(words))
     width = step * len(words)
-    chart = alt.layer(blank, tiles).properties(
+    layers: list[alt.Chart] = [blank, tiles]
+    if at is not None:
+        framed = ground[ground["depth"].eq(at[0]) & ground["position"].eq(at[1])]
+        # One mark for the cell alone: a frame drawn by its neighbours would be half hidden.
+        frame = alt.Chart(framed).mark_rect(filled=False, stroke=p.ink, strokeWidth=2.5)
+        layers.append(frame.encode(x=base.encoding.x, y=base.encoding.y))
+    chart = alt.layer(*layers).properties(
         width=width,
         height=max(120, 26 * len(depths)),
         title=title(told, below, width=max(width, 380) + 60),
