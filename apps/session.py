@@ -16,7 +16,7 @@ import pandas as pd
 import streamlit as st
 
 from experiments import figures
-from experiments.runner import PROJECTION
+from experiments.runner import PROJECTION, PROJECTION_AXES
 
 #: A finished run that comes with the code, so that there is something to see before any other.
 EXAMPLE = Path(__file__).with_name("example")
@@ -26,18 +26,23 @@ _HELP = "`isogloss run compare` makes one"
 
 @dataclass(frozen=True)
 class Opened:
-    """The run that the pages show, and the depth at which they look."""
+    """The run that the pages show, and the depth at which they look.
+
+    `depth` is its label among all of the run's sites, `site` the site's full name, empty where the
+    run measured at none; `kind` the kind of site looked at, empty where the run has only one.
+    """
 
     name: str
     run: Path
     frame: pd.DataFrame
     depth: str | None
+    site: str
+    kind: str
 
     @property
-    def site(self) -> str:
-        """The full name of the site at `depth`; empty where the run measured at none."""
-        sites = {label: site for site, label in figures.depths(self.frame).items()}
-        return sites.get(self.depth or "", "")
+    def table(self) -> Path:
+        """The file that `frame` is from."""
+        return self.run / "results.parquet"
 
     @property
     def model(self) -> str:
@@ -114,10 +119,26 @@ def results(run: Path) -> pd.DataFrame:
         st.stop()
 
 
-def points(run: Path) -> pd.DataFrame:
-    """The run's texts on two directions; empty where it projected none."""
+@st.cache_data(max_entries=40, show_spinner=False)
+def _read_site(path: str, site: str, changed_ns: int, size: int) -> pd.DataFrame:
+    """The rows of a table at one site."""
+    return pd.read_parquet(path, filters=[("site", "==", site)])
+
+
+def directions(run: Path) -> pd.DataFrame:
+    """The directions on which the run saw its texts; empty where it projected none."""
     try:
-        return read_table(run / PROJECTION)
+        return read_table(run / PROJECTION_AXES)
+    except (OSError, ValueError):
+        return pd.DataFrame()
+
+
+def points(run: Path, site: str) -> pd.DataFrame:
+    """The run's texts on its directions at a site; empty where it projected none."""
+    path = run / PROJECTION
+    try:
+        told = path.stat()
+        return _read_site(str(path), site, told.st_mtime_ns, told.st_size)
     except (OSError, ValueError):
         return pd.DataFrame()
 
@@ -139,24 +160,41 @@ def _choose_depth(table: Path) -> None:
         frame = read_table(table)
     except (OSError, ValueError):
         return  # the page says it
-    labels = list(figures.depths(frame).values())
+    kinds = figures.kinds_of(frame)
+    if len(kinds) > 1:
+        best = _best_site(frame)
+        usual = next(
+            (k for k in kinds if best in set(figures.of_kind(frame, k)["site"])), kinds[-1]
+        )
+        kind = st.selectbox(
+            "Kind of site",
+            kinds,
+            index=kinds.index(usual),
+            key="kind",
+            bind="query-params",
+            help="Each has a curve and a projection of its own. It starts where the best layer is.",
+        )
+        frame = figures.of_kind(frame, kind)
+    sites = figures.depths(frame)
+    labels = list(sites.values())
     if len(labels) > 1:
         st.select_slider(
             "Layer",
             labels,
-            value=_best_depth(frame, labels),
+            value=sites.get(_best_site(frame), labels[-1]),
             key="layer",
             bind="query-params",
             help="Or click a point of a curve under Layers. It starts at the best layer.",
         )
 
 
-def _best_depth(frame: pd.DataFrame, labels: list[str]) -> str:
+def _best_site(frame: pd.DataFrame) -> str:
+    """Where variety, else behaviour, is read best; empty where neither was asked."""
     for measure in ("variety_probe_accuracy", "behaviour_probe_accuracy"):
         rows = frame[(frame["measure"] == measure) & (frame["control"] == "")]
         if len(rows):
-            return figures.depths(frame)[rows.loc[rows["value"].idxmax(), "site"]]
-    return labels[-1]
+            return str(rows.loc[rows["value"].idxmax(), "site"])
+    return ""
 
 
 def opened() -> Opened:
@@ -169,14 +207,18 @@ def opened() -> Opened:
         st.stop()
     name = st.session_state.get("run", next(iter(runs)))
     frame = results(runs[name])
-    labels = list(figures.depths(frame).values())
+    kinds = figures.kinds_of(frame)
+    kind = st.session_state.get("kind") if len(kinds) > 1 else ""
+    kind = kind if kind in kinds else ""
+    at = {label: site for site, label in sites_of(frame, kind).items()}
     depth = st.session_state.get("layer")
-    return Opened(
-        name,
-        runs[name],
-        frame,
-        depth if depth in labels else (labels[0] if len(labels) == 1 else None),
-    )
+    site = at.get(str(depth), next(iter(at.values())) if len(at) == 1 else "")
+    return Opened(name, runs[name], frame, figures.depths(frame).get(site), site, kind)
+
+
+def sites_of(frame: pd.DataFrame, kind: str) -> dict[str, str]:
+    """Site to label, of all sites or of one kind's."""
+    return figures.depths(figures.of_kind(frame, kind) if kind else frame)
 
 
 def take_click(key: str) -> None:

@@ -12,14 +12,16 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 import pandas as pd
 import streamlit as st
 
+from apps.charts import Drawn, sized
 from experiments import figures
 
 _KINDS: dict[Literal["svg", "pdf"], str] = {"svg": "image/svg+xml", "pdf": "application/pdf"}
 
 #: Keys of the widgets that pages bind to the address.
 _LINKED = (
-    *("run", "layer", "joined", "pair", "beside", "against", "measure", "answers"),
-    *("model", "base", "source", "states", "patched"),
+    *("run", "kind", "layer", "x", "y", "colour", "joined", "lasso"),
+    *("pair", "beside", "against", "measure", "answers"),
+    *("model", "base", "source", "states", "cell_block", "cell_token", "patched"),
     *("towards", "block", "strength", "prompt"),
 )
 
@@ -29,27 +31,37 @@ def theme() -> figures.Theme:
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
-def show(chart: figures.Figure, key: str, **options: Any) -> Any:
+def show(chart: figures.Figure | Drawn, key: str, **options: Any) -> Any:
     """Draw a chart, with its downloads below; what was selected in it is returned."""
     picked = draw(chart, key, **options)
-    with st.popover("Download the figure", type="tertiary", key=f"figure_{key}"):
-        for kind, mime in _KINDS.items():
-            st.download_button(
-                kind.upper(),
-                _picture(chart, kind),
-                file_name=f"{key}.{kind}",
-                mime=mime,
-                key=f"{kind}_{key}",
-                on_click="ignore",
-            )
+    st.fragment(_pictures)(chart.figure if isinstance(chart, Drawn) else chart, key)
     return picked
 
 
-def draw(chart: figures.Figure, key: str, **options: Any) -> Any:
+def _pictures(chart: figures.Figure, key: str) -> None:
+    """What is closed is not drawn: a reader waits for nothing that nobody has asked for."""
+    asked = st.popover(
+        "Download the figure", type="tertiary", key=f"figure_{key}", on_change="rerun"
+    )
+    if not asked.open:
+        return
+    for kind, mime in _KINDS.items():
+        asked.download_button(
+            kind.upper(),
+            _picture(chart, kind),
+            file_name=f"{key}.{kind}",
+            mime=mime,
+            key=f"{kind}_{key}",
+            on_click="ignore",
+        )
+
+
+def draw(chart: figures.Figure | Drawn, key: str, **options: Any) -> Any:
     """Draw a chart alone, as while it fills."""
-    # Streamlit would squeeze the plot to make room for its title and legend.
-    chart = chart.properties(autosize="pad", background="transparent")
-    return st.altair_chart(chart, key=key, theme=None, width="content", **options)
+    options |= {"key": key, "theme": None, "width": "content"}
+    if isinstance(chart, Drawn):
+        return st.vega_lite_chart(chart.spec, **options)
+    return st.altair_chart(sized(chart), **options)
 
 
 def _picture(chart: figures.Figure, kind: Literal["svg", "pdf"]) -> Callable[[], bytes]:
@@ -70,11 +82,18 @@ def table(frame: pd.DataFrame, *measures: str) -> None:
 
 def numbers(rows: pd.DataFrame, key: str, *, label: str = "Table") -> None:
     """Rows that can be opened, and taken along as CSV; columns that say nothing are left out."""
-    if rows.empty:
+    if not rows.empty:
+        st.fragment(_numbers)(rows, key, label)
+
+
+def _numbers(rows: pd.DataFrame, key: str, label: str) -> None:
+    """A table that is closed costs its reader nothing."""
+    asked = st.expander(f"{label}: {len(rows)} rows", key=f"open_{key}", on_change="rerun")
+    if not asked.open:
         return
     used = [c for c in rows.columns if not (rows[c].isna() | rows[c].isin(["", -1])).all()]
     rows = rows[used].reset_index(drop=True)
-    with st.expander(f"{label}: {len(rows)} rows"):
+    with asked:
         st.dataframe(rows, hide_index=True, key=f"table_{key}")
         st.download_button(
             "Download CSV",
@@ -88,7 +107,14 @@ def numbers(rows: pd.DataFrame, key: str, *, label: str = "Table") -> None:
 
 def share(python: str, cli: str) -> None:
     """The page's link, and the same in Python and on the command line, each to be copied."""
-    with st.popover("Copy as …", key="share"):
+    st.fragment(_share)(python, cli)
+
+
+def _share(python: str, cli: str) -> None:
+    asked = st.popover("Copy as …", key="share", on_change="rerun")
+    if not asked.open:
+        return
+    with asked:
         st.caption("Link to this view")
         st.code(link(), language=None)
         st.caption("Python")
@@ -101,10 +127,17 @@ def link() -> str:
     """The address that shows this view."""
     place = urlsplit(str(st.context.url or "http://127.0.0.1/"))
     # The address itself follows a click only once the page has been drawn.
-    chosen = {key: st.session_state[key] for key in _LINKED if key in st.session_state}
-    told = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in chosen.items()}
+    chosen = {key: st.session_state.get(key) for key in _LINKED}
+    told = {key: _in_address(value) for key, value in chosen.items() if value is not None}
     query = urlencode(st.query_params.to_dict() | told)
     return urlunsplit((place.scheme, place.netloc, place.path, query, ""))
+
+
+def _in_address(value: object) -> str:
+    """A widget's value as Streamlit writes and reads it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def share_run(run: Path, chart: str, *, experiment: str = "compare") -> None:

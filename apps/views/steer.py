@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from apps import models, session
+from apps import models, session, uploads
 from apps.background import Job
+from apps.charts import kept
 from apps.showing import draw, numbers, share, show, table, theme
 from experiments import figures
 from experiments.inputs import Inputs, read_inputs
@@ -28,7 +27,7 @@ def main() -> None:
     st.header("Steer")
     name = models.choose()
     try:
-        inputs, corpus = _inputs(name)
+        inputs, corpus = _inputs()
         towards = steerable(inputs)
     except Exception as error:
         models.tell(error)
@@ -61,24 +60,10 @@ def main() -> None:
     _recorded()
 
 
-def _inputs(name: str) -> tuple[Inputs, str]:
+def _inputs() -> tuple[Inputs, str]:
     """The corpus that directions come from: the bundled one, or one that was uploaded."""
     with st.expander("Directions from another corpus"):
-        st.caption(
-            "A CSV, TSV, JSONL or Parquet file with columns text, variety, group, and behaviour "
-            "(harmful, harmless) for requests; translations of one sentence share a group."
-        )
-        kinds = ["csv", "tsv", "jsonl", "parquet"]
-        file = st.file_uploader("Corpus", kinds, key="corpus", max_upload_size=50)
-        standard = st.text_input("Its standard variety", "standard", key="standard")
-    if file is None:
-        return _bundled(), ""
-    with tempfile.TemporaryDirectory() as folder:
-        # The name is the reader's own; only its ending says how to read it.
-        path = Path(folder) / f"corpus{Path(file.name).suffix.lower()}"
-        path.write_bytes(file.getvalue())
-        settings = SteerSettings(model=name, corpus=str(path), standard=standard)
-        return read_inputs(settings), file.file_id
+        return uploads.corpus() or (_bundled(), "")
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
@@ -89,7 +74,7 @@ def _bundled() -> Inputs:
 
 @st.cache_resource(max_entries=32, show_spinner=False)
 def _direction(name: str, corpus: str, direction: str, block: int, _inputs: Inputs) -> Any:
-    """A direction once found; corpora are told apart by the upload."""
+    """A direction once found; corpora are told apart by the upload and its standard."""
     model = models.opened(name)
     site = model.resolve_sites("resid_post", layers=[block])[0]
     return find_direction(model, _inputs, direction, site)
@@ -162,10 +147,10 @@ def _recorded() -> None:
         return
     st.subheader(f"Measured in the run {opened.name}")
     if figures.steered(frame):
-        show(figures.chart_dose_response(frame, theme()), "dose_response")
-    show(figures.chart_ablation_loss(frame, theme()), "ablation")
+        show(kept(opened.table, figures.chart_dose_response, theme()), "dose_response")
+    show(kept(opened.table, figures.chart_ablation_loss, theme()), "ablation")
     table(frame, "loss_change", "loss")
-    show(figures.chart_refusal(frame, theme()), "refusal")
+    show(kept(opened.table, figures.chart_refusal, theme()), "refusal")
     table(frame, "refusal_rate")
 
 

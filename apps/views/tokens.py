@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from apps import session
+from apps.charts import kept
 from apps.showing import numbers, share, show, table, theme
 from experiments import figures
 from experiments.token_shift import token_shift_html
@@ -40,8 +41,8 @@ def main() -> None:
     names = {"model": str(told.get("model", "")), "base": str(told.get("base") or "its base")}
     st.html(token_shift_html(frame, most=most, theme=theme(), **names))
     numbers(frame, "tokens", label="All tokens")
-    show(figures.chart_shift_positions(opened.frame, theme()), "shift_positions")
-    show(figures.chart_shift_layers(opened.frame, theme()), "shift_layers")
+    show(kept(opened.table, figures.chart_shift_positions, theme()), "shift_positions")
+    show(kept(opened.table, figures.chart_shift_layers, theme()), "shift_layers")
     table(opened.frame, *dict.fromkeys(opened.frame["measure"]))
 
 

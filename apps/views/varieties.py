@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from apps import session
+from apps.charts import kept
 from apps.showing import numbers, share_run, show, table, theme
 from experiments import figures
 
@@ -24,14 +25,21 @@ def main() -> None:
     share_run(opened.run, "chart_overlap_matrix")
     frame, site = opened.frame, opened.site
     pairs = figures.pairs_of(frame)
-    chart = figures.chart_overlap_matrix(frame, theme(), site=site, pick="cell" if pairs else None)
+    chart = kept(
+        opened.table,
+        figures.chart_overlap_matrix,
+        theme(),
+        site=site,
+        pick="cell" if pairs else None,
+    )
     if pairs:
         show(chart, "matrix", on_select=take_pair)
         pair = st.selectbox(
             "Pair", list(pairs), key="pair", bind="query-params", help="Or click a cell above."
         )
         show(
-            figures.chart_pair_by_layer(frame, pairs[pair], theme(), at=opened.depth), "pair_curve"
+            kept(opened.table, figures.chart_pair_by_layer, pairs[pair], theme(), at=opened.depth),
+            "pair_curve",
         )
         one, other = pairs[pair]
         own = frame["variety"].eq(one) & frame["reference"].eq(other)
@@ -39,11 +47,14 @@ def main() -> None:
         numbers(frame[own | turned], "pair_rows", label="All of this pair")
     else:
         show(chart, "matrix")
-    show(figures.chart_overlap_by_layer(frame, theme(), at=opened.depth), "overlap_by_layer")
+    show(
+        kept(opened.table, figures.chart_overlap_by_layer, theme(), at=opened.depth),
+        "overlap_by_layer",
+    )
     table(frame, "subspace_overlap")
-    show(figures.chart_dendrogram(frame, theme(), site=site), "dendrogram")
+    show(kept(opened.table, figures.chart_dendrogram, theme(), site=site), "dendrogram")
     table(frame, "variety_distance", "clade_support", "tree_plan_correlation")
-    show(figures.chart_angle_spectrum(frame, theme(), site=site), "angles")
+    show(kept(opened.table, figures.chart_angle_spectrum, theme(), site=site), "angles")
     table(frame, "principal_angle")
 
 

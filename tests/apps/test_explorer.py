@@ -177,6 +177,7 @@ def test_the_pair_of_the_address_is_the_pair_shown(
 ) -> None:
     at = open_at(runs, monkeypatch)
     at.query_params["pair"] = "river and valley"
+    at.session_state["open_pair_rows"] = True
     at.switch_page("views/varieties.py").run()
     assert at.selectbox(key="pair").value == "river and valley"
     tables = [t.value for t in at.dataframe if "reference" in t.value and "variety" in t.value]
@@ -252,7 +253,8 @@ def test_patching_two_prompts_gives_the_sweep_and_what_a_cell_changes(
     assert merged["recovered_x"].to_numpy() == pytest.approx(
         merged["recovered_y"].to_numpy(), abs=1e-6
     )
-    at.selectbox(key="cell_depth").select("3").run()
+    at.number_input(key="cell_block").set_value(3)
+    at.number_input(key="cell_token").set_value(0).run()
     words = next(t.value for t in at.dataframe if "patched rank" in t.value)
     # Patched after the last block at the last token, the run predicts as the source does.
     assert words["patched"].to_numpy() == pytest.approx(words["source"].to_numpy(), abs=1e-5)
