@@ -138,14 +138,17 @@ def _beside_shuffled(own: pd.DataFrame, last: pd.DataFrame, told: str) -> Iterat
     known = last[last["site"].isin(chance.index)]
     if known.empty:
         return
-    at = known.iloc[-1]["site"]
+    own_last = known.iloc[-1]
+    at = own_last["site"]
     there = chance.loc[at]
     if there["low"] > 0:
         meaning = "so a good part of what is carried is the variety, whatever the sentence says"
     elif there["high"] < 0:
         meaning = "so what is carried belongs to the sentence, and another one's leads away"
-    else:
+    elif there["high"] < own_last["low"]:
         meaning = "so what is carried belongs to the sentence"
+    else:
+        meaning = "which leaves open whether the variety or the sentence is carried"
     yield (
         f"{told}: states of other sentences of the same variety close {figure(there)} of the gap "
         f"at the last token of `{at}`, {meaning}."

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from activations import open_model
+from evidence import Estimate
 from experiments import ConfigError, patch
 from experiments.inputs import read_inputs
 from experiments.patch import PatchSettings, run_patch
+from experiments.patch_report import sentences
+from experiments.results import as_frame, row
 
 SMALL: dict[str, Any] = {
     "model": "organism/base",
@@ -102,6 +105,34 @@ def test_the_run_directory_is_whole(folder: Path) -> None:
     report = (folder / "report.md").read_text()
     assert "of the gap is closed" in report
     assert "made by a grammar" in report.split("## Read with care")[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.2, 0.5, "a good part of what is carried is the variety"),
+        (-0.5, -0.1, "another one's leads away"),
+        (-0.2, 0.4, "so what is carried belongs to the sentence."),
+        (-0.9, 1.2, "which leaves open whether the variety or the sentence is carried"),
+    ],
+)
+def test_what_other_sentences_show_follows_their_interval(
+    low: float, high: float, said: str
+) -> None:
+    at: dict[str, Any] = {"site": "blocks.3.hook_resid_post", "layer": 3, "position": 0}
+    at |= {"variety": "dialects", "reference": "arden", "edit": "patch(arden→dialects)"}
+    made = as_frame(
+        [
+            row("recovered_fraction_pooled", Estimate(1.0, 0.9, 1.0, n=20), **at),
+            row(
+                "recovered_fraction_pooled",
+                Estimate((low + high) / 2, low, high, n=20),
+                control="shuffled_pairs",
+                **at,
+            ),
+        ]
+    )
+    assert sum(said in told for told in sentences(made, "arden", ("denoise",))) == 1
 
 
 def test_a_killed_run_goes_on_where_its_sweep_was(
