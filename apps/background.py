@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pandas as pd
+
+Made = TypeVar("Made")
 
 
 class Job:
@@ -24,6 +26,7 @@ class Job:
         self._parts = parts
         self._stopped = threading.Event()
         self._rows: list[pd.DataFrame] = []
+        self._made: tuple[int, Any] | None = None
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -65,6 +68,12 @@ class Job:
         if not self.done:
             return None
         return (time.monotonic() - self._began) / self.done * (self.count - self.done)
+
+    def latest(self, stage: int, make: Callable[[], Made]) -> Made:
+        """`make()`, once for each stage: a page looks more often than there is something new."""
+        if self._made is None or self._made[0] != stage:
+            self._made = stage, make()
+        return self._made[1]
 
     def frame(self) -> pd.DataFrame:
         """All rows so far."""

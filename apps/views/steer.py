@@ -56,7 +56,7 @@ def main() -> None:
         _begin(name, inputs, direction, block, strength, prompt, corpus)
     job = st.session_state.get("steer_job")
     if job is not None:
-        st.fragment(_replies, run_every=0.3 if job.alive else None)(job, job.alive)
+        st.fragment(_replies, run_every=0.2 if job.alive else None)(job, job.alive)
     _recorded()
 
 
@@ -102,6 +102,8 @@ def _begin(
 
 def _replies(job: Job, live: bool) -> None:
     """Replies side by side, and the response to strength as far as it is known."""
+    if live and not job.alive:
+        st.rerun()  # it is over: the page shows what is known, without redrawing this first
     if job.error:
         models.tell(job.error)
     if live:
@@ -111,8 +113,6 @@ def _replies(job: Job, live: bool) -> None:
         st.caption(f"Stopped: {job.done} of {job.count} replies are known.")
     rows = job.frame()
     if rows.empty:
-        if live and not job.alive:
-            st.rerun()
         return
     asked = job.about["strength"]
     headings = {
@@ -126,13 +126,13 @@ def _replies(job: Job, live: bool) -> None:
             at = 0.0 if kind == "plain" else asked
             own = rows[rows["kind"].eq(kind) & rows["strength"].eq(at)]
             st.code(own["reply"].iloc[0] if len(own) else "…", language=None, wrap_lines=True)
-    chart = figures.chart_prompt_doses(rows, theme())
     if live:
-        draw(chart, "filling")
-        if not job.alive:
-            st.rerun()
+        if len(rows) > 1:
+            draw(
+                job.latest(len(rows), lambda: figures.chart_prompt_doses(rows, theme())), "filling"
+            )
         return
-    show(chart, "doses")
+    show(figures.chart_prompt_doses(rows, theme()), "doses")
     numbers(rows, "replies", label="All replies")
 
 
