@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from apps.background import Job
 
 
-def choose() -> str:
-    """The model to ask, by name: what the command named, the runs' own, and the embedded ones."""
+def offered() -> list[str]:
+    """Models by name: what the command named, the runs' own, and the embedded ones."""
     import organisms
 
     runs = session.offered()
@@ -26,8 +26,12 @@ def choose() -> str:
         first.append(str(session.config(runs[own]).get("model", "")))
     rest = [str(session.config(run).get("model", "")) for run in runs.values()]
     embedded = [f"organism/{name}" for name in organisms.NAMES]
-    names = [name for name in dict.fromkeys([*first, *rest, *embedded]) if name]
-    return st.selectbox("Model", names, key="model", bind="query-params")
+    return [name for name in dict.fromkeys([*first, *rest, *embedded]) if name]
+
+
+def choose() -> str:
+    """The model to ask, by name."""
+    return st.selectbox("Model", offered(), key="model", bind="query-params")
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)

@@ -86,7 +86,7 @@ def _parts(model: Model, base: str, source: str, sites: list[str]) -> Iterator[p
         yield frame.assign(depth=frame["layer"].astype(str))
 
 
-def _choose_cell(*places: DeltaGenerator) -> list[int | None]:
+def _choose_cell(*places: DeltaGenerator) -> tuple[int | None, int | None]:
     """Block and token of the cell that is opened; None leaves it to the map.
 
     Fields that stand whether there is a map or not, so that a link can name a cell before it.
@@ -99,7 +99,11 @@ def _choose_cell(*places: DeltaGenerator) -> list[int | None]:
         # Of whole numbers Streamlit cannot read an address that says `inf`.
         place.number_input(
             label,
-            *(0.0, 9999.0, None, 1.0, "%.0f"),
+            min_value=0.0,
+            max_value=9999.0,
+            value=None,
+            step=1.0,
+            format="%.0f",
             key=key,
             help=hint,
             bind="query-params",
@@ -107,7 +111,8 @@ def _choose_cell(*places: DeltaGenerator) -> list[int | None]:
         )
         for place, (key, (label, hint)) in zip(places, names.items(), strict=True)
     ]
-    return [None if number is None else int(number) for number in told]
+    block, token = (None if number is None else int(number) for number in told)
+    return block, token
 
 
 def _take_cell() -> None:

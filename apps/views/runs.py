@@ -1,4 +1,4 @@
-"""Runs: every run here, two of them compared, one's report, and the command that makes another."""
+"""Runs: every run here, two of them compared, one's report, the same again, and its files."""
 
 from __future__ import annotations
 
@@ -9,57 +9,87 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from apps import session
+from apps import rerun_form, run_files, session
+from apps.rerun import DESK, experiment_of
 from apps.showing import numbers, share
 from experiments.differences import compare_results, compare_settings
 
 
 def main() -> None:
-    """The list, a comparison, the open run's report."""
-    opened = session.opened()
-    runs = session.offered()
+    """The list, what is under way, a comparison, the open run's report, and the run again."""
     st.header("Runs")
-    command = f"isogloss run {_experiment(opened.run)} --config {_quoted(opened.run)}"
+    rerun_form.under_way()
+    runs = session.offered()
+    if runs:
+        name = str(st.session_state.get("run", next(iter(runs))))
+        _list(runs, name)
+        rerun_form.resume(runs[name])
+    opened = session.opened()
+    experiment = experiment_of(opened.run).name
+    command = f"isogloss run {experiment} --config {_quoted(opened.run)}"
     share(
         f"import pandas as pd\n\npd.read_parquet({str(opened.run / 'results.parquet')!r})",
         f"{command}\n# with changed settings, in another folder:\n{command} --set seed=1",
     )
-    listed = pd.DataFrame([_facts(name, run) for name, run in runs.items()])
-    st.dataframe(listed, hide_index=True, key="runs")
     others = [name for name in runs if name != opened.name]
     if others:
         st.subheader("Compare")
         other = st.selectbox(f"{opened.name} against", others, key="against", bind="query-params")
         _compare(opened, runs[other])
     st.subheader("Report")
-    _report(opened.run)
+    _report(opened.run, experiment)
     st.subheader("Run again")
-    st.code(f"{command} --set seed=1", language="bash")
-    _files(opened.run)
+    rerun_form.form(opened.name, opened.run)
+    st.subheader("Take along")
+    run_files.offer(opened.run)
 
 
 def _quoted(run: Path) -> str:
     return shlex.quote(str(run / "config.toml"))
 
 
-def _experiment(run: Path) -> str:
-    """What was run, by the place runs/EXPERIMENT/RUN; `compare` where the folder lies alone."""
-    from experiments.registry import EXPERIMENTS
+def _list(runs: dict[str, Path], opened: str) -> None:
+    """Every run; a click on one opens it."""
+    names = list(runs)
 
-    return run.resolve().parent.name if run.resolve().parent.name in EXPERIMENTS else "compare"
+    def take() -> None:
+        picked = st.session_state["runs"]["selection"]
+        rows = [*picked.get("rows", []), *(row for row, _ in picked.get("cells", []))]
+        if rows and rows[0] < len(names):
+            st.session_state["run"] = names[rows[0]]
+
+    listed = pd.DataFrame([_facts(name, run, name == opened) for name, run in runs.items()])
+    st.dataframe(
+        listed,
+        hide_index=True,
+        key="runs",
+        on_select=take,
+        selection_mode="single-cell",
+        column_config={"open": st.column_config.TextColumn("", width=30)},
+    )
+    if len(names) > 1:
+        st.caption("Click a run to open it.")
 
 
-def _facts(name: str, run: Path) -> dict[str, object]:
+def _facts(name: str, run: Path, opened: bool) -> dict[str, object]:
     told = session.config(run)
     size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
     return {
+        "open": "●" if opened else "",
         "run": name,
+        "experiment": experiment_of(run).name,
         "model": told.get("model", ""),
         "corpus": told.get("corpus", "") or "the bundled one",
         "seed": told.get("seed"),
-        "state": "done" if (run / "results.parquet").is_file() else "unfinished",
+        "state": _state(run),
         "MB": round(size / 1e6, 1),
     }
+
+
+def _state(run: Path) -> str:
+    if DESK.at_work(run):
+        return "under way"
+    return "done" if (run / "results.parquet").is_file() else "unfinished"
 
 
 def _compare(opened: session.Opened, other: Path) -> None:
@@ -85,11 +115,11 @@ def _compare(opened: session.Opened, other: Path) -> None:
     numbers(found, "differences_all", label="All measures that both have")
 
 
-def _report(run: Path) -> None:
+def _report(run: Path, experiment: str) -> None:
     path = run / "report.md"
     if not path.is_file():
         st.info(
-            f"This run has no report yet; `isogloss run {_experiment(run)} --config "
+            f"This run has no report yet; `isogloss run {experiment} --config "
             f"{run / 'config.toml'} --out {run}` finishes it."
         )
         return
@@ -101,20 +131,6 @@ def _report(run: Path) -> None:
     _, heading, after = rest.partition("\n## ")
     # The file's title is a page's; here headings are three sizes down.
     st.markdown(re.sub(r"^#", "####", before + heading + after, flags=re.MULTILINE))
-
-
-def _files(run: Path) -> None:
-    for name in ("results.parquet", "projection.parquet", "report.md", "config.toml"):
-        if (run / name).is_file():
-            st.download_button(
-                f"Download {name}",
-                (run / name).read_bytes(),
-                file_name=name,
-                key=f"file_{name}",
-                on_click="ignore",
-            )
-    with st.expander("Settings of this run"):
-        st.json(session.config(run))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def make_run(run: Path, results: pd.DataFrame) -> None:
     run.mkdir(parents=True)
     results.to_parquet(run / "results.parquet")
     _made().made_points().to_parquet(run / "projection.parquet")
+    _made().made_axes().to_parquet(run / "projection_axes.parquet")
     (run / "config.toml").write_text('model = "made"\n')
     (run / "report.md").write_text(
         "# made: where varieties lie\n\n## Findings\n\n- Found.\n\n## Figures\n\n"
@@ -156,20 +157,6 @@ def test_pages_open_where_a_question_was_not_asked(
     kept.to_parquet(runs / "compare" / "first" / "results.parquet")
     at = open_at(runs, monkeypatch, page)
     assert not at.exception and not at.error
-
-
-def test_a_box_over_points_lists_those_inside_it(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    points = _made().made_points()
-    x, y = ([float(points[c].quantile(q)) for q in (0.2, 0.6)] for c in "xy")
-    inside = points[points["x"].between(*x) & points["y"].between(*y)]
-    at = open_at(runs, monkeypatch)
-    at.session_state["projection"] = {"selection": {"box": {"x": x, "y": y}}}
-    at.run()
-    listed = next(table.value for table in at.dataframe if list(table.value)[:1] == ["text"])
-    assert 0 < len(inside) < len(points)
-    assert sorted(listed["text"]) == sorted(inside["text"])
 
 
 def test_the_pair_of_the_address_is_the_pair_shown(
