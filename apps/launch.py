@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+#: The names under which the explorer answers.
+LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def target(told: str | None, model: str | None = None) -> list[str]:
@@ -60,16 +63,18 @@ def explore(
         headless: whether to leave the browser closed; None: where no display is known.
 
     Returns:
-        The server's exit code; 0 when stopped from the keyboard.
+        The server's exit code; 0 when stopped from the keyboard, or asked to end.
 
     Raises:
         ValueError: an address that other machines could reach.
     """
-    if host not in _LOCAL:
+    if host not in LOCAL:
         raise ValueError(
-            f"The explorer has no passwords, so it binds {_LOCAL[0]} only, not {host!r}; "
+            f"The explorer has no passwords, so it binds {LOCAL[0]} only, not {host!r}; "
             "reach it from elsewhere through an SSH tunnel."
         )
+    # `subprocess.run` takes the server along on an exception, but not on a signal.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return subprocess.run(
             command(arguments, port=port, host=host, headless=headless)
@@ -96,7 +101,7 @@ def command(
         ("server.address", host),
         ("server.headless", str(headless).lower()),
         # A page of another site that resolves its own name to this machine is turned away.
-        *(("server.allowedHosts", name) for name in _LOCAL),
+        *(("server.allowedHosts", name) for name in LOCAL),
         ("server.enableAgentApi", "false"),
         ("server.fileWatcherType", "none"),
         ("browser.gatherUsageStats", "false"),
@@ -109,5 +114,7 @@ def command(
         settings.append(("server.port", str(port)))
     known = config.get_config_options()
     flags = [f"--{name}={value}" for name, value in settings if name in known]
-    script = Path(__file__).with_name("explorer.py")
+    # Older versions of Streamlit come without the server that `apps.served` stands on.
+    served = all(map(find_spec, ("streamlit.starlette", "starlette", "uvicorn")))
+    script = Path(__file__).with_name("served.py" if served else "explorer.py")
     return [sys.executable, "-m", "apps.serve", "run", str(script), *flags, "--", *arguments]
