@@ -105,6 +105,7 @@ def command(
         ("server.enableAgentApi", "false"),
         ("server.fileWatcherType", "none"),
         ("browser.gatherUsageStats", "false"),
+        ("server.showEmailPrompt", "false"),
         # A click on a curve sets the slider, which also has a default: meant, and tested.
         ("global.disableWidgetStateDuplicationWarning", "true"),
         ("client.toolbarMode", "minimal"),

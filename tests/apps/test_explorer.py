@@ -342,6 +342,7 @@ def test_the_server_is_bound_to_this_machine(tmp_path: Path) -> None:
     flags = launch.command([str(tmp_path)], port=8601, headless=True)
     assert "--server.address=127.0.0.1" in flags
     assert "--browser.gatherUsageStats=false" in flags
+    assert "--server.showEmailPrompt=false" in flags
     assert "--server.port=8601" in flags
     # A comma list would be taken for one odd name and shut every page out.
     hosts = [flag for flag in flags if flag.startswith("--server.allowedHosts=")]
