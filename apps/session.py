@@ -163,13 +163,11 @@ def _choose_depth(table: Path) -> None:
     kinds = figures.kinds_of(frame)
     if len(kinds) > 1:
         best = _best_site(frame)
-        usual = next(
-            (k for k in kinds if best in set(figures.of_kind(frame, k)["site"])), kinds[-1]
-        )
+        known = [best in set(figures.of_kind(frame, kind)["site"]) for kind in kinds]
         kind = st.selectbox(
             "Kind of site",
             kinds,
-            index=kinds.index(usual),
+            index=known.index(True) if any(known) else len(kinds) - 1,
             key="kind",
             bind="query-params",
             help="Each has a curve and a projection of its own. It starts where the best layer is.",

@@ -18,8 +18,10 @@ import pandas as pd
 from experiments.results import as_frame, write_frame
 from experiments.settings import ConfigError, Settings
 
-#: The texts of a run on two directions, to look at beside its `results.parquet`.
+#: The texts of a run on chosen directions, to look at beside its `results.parquet`, and those
+#: directions.
 PROJECTION = "projection.parquet"
+PROJECTION_AXES = "projection_axes.parquet"
 
 _PACKAGES = [
     "isogloss",

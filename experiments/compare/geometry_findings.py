@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from experiments.compare.findings import best_site
+from experiments.compare.projection import Projection, pictured
 from experiments.figures.look import control, figure, plain, rounded
+from experiments.figures.projection import picture_of
 
 _ALPHA = 0.05
 _PLANS = {"planted_structure": "structure", "planted_words": "words"}
@@ -25,14 +27,14 @@ def sentences(results: pd.DataFrame) -> list[str]:
     ]
 
 
-def captions(results: pd.DataFrame, points: pd.DataFrame | None = None) -> dict[str, str]:
-    """One sentence for each figure that these rows and the points of the projection allow."""
+def captions(results: pd.DataFrame, seen: Projection | None = None) -> dict[str, str]:
+    """One sentence for each figure that these rows and the projection allow."""
     found = {
         "angle_spectrum": _angles(results),
         "dendrogram": _distances(results),
         "cka": next(_likeness(results), ""),
         "reliability": " ".join(_calibration(results)),
-        "projection": "" if points is None else _points(points),
+        "projection": "" if seen is None else _points(seen, pictured(seen.axes, results)),
     }
     return {stem: said for stem, said in found.items() if said}
 
@@ -201,10 +203,10 @@ def _calibration(results: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _points(points: pd.DataFrame) -> str:
-    names = [str(points[f"{c}_axis"].iloc[0]).partition(" (")[0] for c in "xy"]
-    cosine = rounded(points["cosine"].iloc[0], "+.2f")
+def _points(seen: Projection, site: str) -> str:
+    picture = picture_of(*seen, site=site)
+    one, other = (picture.names[c] for c in "xy")
     return (
-        f"{len(points)} texts at `{points['site'].iloc[0]}` on the {names[0]} and the "
-        f"{names[1]}, whose cosine is {cosine}: a picture of two dimensions, not a measurement."
+        f"{len(picture.rows)} texts at `{site}` on the {one} and the {other}, whose cosine is "
+        f"{rounded(picture.cosine, '+.2f')}: a picture of two dimensions, not a measurement."
     )

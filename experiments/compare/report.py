@@ -11,11 +11,12 @@ import pandas as pd
 from experiments.compare import findings
 from experiments.inputs import Inputs
 from experiments.job import Report
-from experiments.runner import PROJECTION
+from experiments.runner import PROJECTION, PROJECTION_AXES
 from experiments.settings import CompareSettings
 
 if TYPE_CHECKING:
     from experiments.compare.bench import Bench
+    from experiments.compare.projection import Projection
 
 
 def report(bench: Bench, results: pd.DataFrame) -> Report:
@@ -24,7 +25,7 @@ def report(bench: Bench, results: pd.DataFrame) -> Report:
     from experiments.compare.projection import projection
 
     settings, inputs, model = bench.settings, bench.inputs, bench.model
-    points = projection(bench, results)
+    seen = projection(bench)
     return Report(
         title=f"{settings.model}: where varieties and alignment lie",
         about=f"{len(inputs.corpus)} texts of the corpus `{inputs.corpus.name}`; "
@@ -34,16 +35,16 @@ def report(bench: Bench, results: pd.DataFrame) -> Report:
             *findings.sentences(results, inputs.standard),
             *geometry_findings.sentences(results),
         ],
-        figures=_figures(results, points),
+        figures=_figures(results, seen),
         method=_method(settings, inputs),
         caveats=findings.caveats(results),
         left_out=inputs.left_out,
-        captions=geometry_findings.captions(results, points),
-        beside={} if points is None else {PROJECTION: points},
+        captions=geometry_findings.captions(results, seen),
+        beside={} if seen is None else {PROJECTION: seen.points, PROJECTION_AXES: seen.axes},
     )
 
 
-def _figures(results: pd.DataFrame, points: pd.DataFrame | None) -> dict[str, tuple[str, Any]]:
+def _figures(results: pd.DataFrame, seen: Projection | None) -> dict[str, tuple[str, Any]]:
     """Every figure that the results allow, with its title, by the file's stem."""
     from experiments import figures
 
@@ -70,7 +71,7 @@ def _figures(results: pd.DataFrame, points: pd.DataFrame | None) -> dict[str, tu
             "Overlap of varieties by layer, beside its nulls",
             figures.chart_overlap_by_layer(results),
         )
-    _keep_geometry(results, points, keep)
+    _keep_geometry(results, seen, keep)
     if {"direction_cosine", "direction_subspace_cosine"} & present:
         keep(
             "directions",
@@ -101,10 +102,11 @@ def _figures(results: pd.DataFrame, points: pd.DataFrame | None) -> dict[str, tu
 
 
 def _keep_geometry(
-    results: pd.DataFrame, points: pd.DataFrame | None, keep: Callable[[str, str, Any], None]
+    results: pd.DataFrame, seen: Projection | None, keep: Callable[[str, str, Any], None]
 ) -> None:
     from experiments import figures
     from experiments.compare.geometry_findings import shown_site
+    from experiments.compare.projection import pictured
 
     measured = results[results["control"] == ""]
     angles = measured[measured["measure"] == "principal_angle"]
@@ -120,8 +122,9 @@ def _keep_geometry(
         keep("cka", "How alike the states of any two depths are", figures.chart_cka(results))
     if (measured["measure"] == "reliability").any():
         keep("reliability", "How sure the probe is", figures.chart_reliability(results))
-    if points is not None:
-        keep("projection", "The texts on two directions", figures.chart_projection(points))
+    if seen is not None:
+        chart = figures.chart_projection(*seen, site=pictured(seen.axes, results))
+        keep("projection", "The texts on two directions", chart)
 
 
 def summary(path: Path) -> str:

@@ -12,7 +12,10 @@ from experiments.figures.decoupling import (
 )
 from experiments.figures.decoupling_telemetry import chart_decoupling_telemetry
 from experiments.figures.directions import chart_direction_cosine, chart_direction_layers
+from experiments.figures.kinds import kinds_of, of_kind
 from experiments.figures.kinship import chart_dendrogram
+from experiments.figures.lasso import WIDTH as LASSO_WIDTH
+from experiments.figures.lasso import Lasso, lasso_projection
 from experiments.figures.lenses import (
     chart_lens_divergence,
     chart_logit_lens,
@@ -23,7 +26,12 @@ from experiments.figures.look import Figure, Theme, depths, save_chart, variety_
 from experiments.figures.pairs import chart_pair_by_layer, pairs_of
 from experiments.figures.patching import chart_head_map, chart_patching_control
 from experiments.figures.probing import chart_probe_curve
-from experiments.figures.projection import chart_projection
+from experiments.figures.projection import (
+    chart_projection,
+    directions_of,
+    no_picture,
+    usual_directions,
+)
 from experiments.figures.prompts import chart_prompt_doses, chart_prompt_map
 from experiments.figures.reliability import chart_reliability
 from experiments.figures.restoring import chart_restored_weights, chart_restoring
@@ -49,6 +57,14 @@ __all__ = [
     "chart_cka",
     "chart_reliability",
     "chart_projection",
+    "directions_of",
+    "no_picture",
+    "lasso_projection",
+    "Lasso",
+    "LASSO_WIDTH",
+    "kinds_of",
+    "of_kind",
+    "usual_directions",
     "chart_direction_cosine",
     "chart_direction_layers",
     "chart_ablation_loss",

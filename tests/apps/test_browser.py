@@ -155,6 +155,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     run.mkdir(parents=True)
     results.to_parquet(run / "results.parquet")
     _made().made_points().to_parquet(run / "projection.parquet")
+    _made().made_axes().to_parquet(run / "projection_axes.parquet")
     (run / "config.toml").write_text('model = "made"\n')
     (run / "report.md").write_text("# made: a run\n\n## Findings\n\n- Found by hand.\n")
     # Neither program writes to the home or the temporary folder of whoever runs the tests.

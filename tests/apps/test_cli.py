@@ -158,6 +158,7 @@ def test_the_main_job_runs_and_its_own_config_repeats_it(tmp_path, monkeypatch, 
         "results.parquet",
         "report.md",
         "projection.parquet",
+        "projection_axes.parquet",
         "environment.json",
         "log.txt",
     ):

@@ -149,7 +149,10 @@ def _reliability(say: Any) -> None:
 
 
 def made_points() -> pd.DataFrame:
-    """Two varieties and two kinds of request on two directions, half of them held out."""
+    """Two varieties and two kinds of request on directions of two sites, half of them held out.
+
+    At block 1 the harmful direction is turned round.
+    """
     rng = np.random.default_rng(1)
     rows = []
     for i in range(80):
@@ -159,11 +162,8 @@ def made_points() -> pd.DataFrame:
             {
                 "site": SITES[4],
                 "layer": 3,
-                "x": {"": 0.5, "harmful": 1.0, "harmless": 0.0}[kind] + 0.05 * rng.normal(),
-                "y": (variety == VARIETIES[1]) + 0.1 * rng.normal(),
-                "x_axis": "harmful direction (0: harmless mean, 1: harmful mean)",
-                "y_axis": "first variety direction (0: mean of standard, 1: typical gap)",
-                "cosine": 0.04,
+                "harmful": {"": 0.5, "harmful": 1.0, "harmless": 0.0}[kind] + 0.05 * rng.normal(),
+                "variety_1": (variety == VARIETIES[1]) + 0.1 * rng.normal(),
                 "variety": variety,
                 "behaviour": kind,
                 "group": f"g{i // 2}",
@@ -171,7 +171,28 @@ def made_points() -> pd.DataFrame:
                 "text": f"text {i} " + "that is rather long " * (i == 0) * 10,
             }
         )
-    return pd.DataFrame(rows)
+    best = pd.DataFrame(rows).assign(shift_hill=lambda p: 2 * p["variety_1"] - 1)
+    other = best.assign(site=SITES[2], layer=1, harmful=-best["harmful"], shift_hill=np.nan)
+    return pd.concat([other, best], ignore_index=True)
+
+
+def made_axes() -> pd.DataFrame:
+    """The directions of `made_points`; of them the last is there at block 3 only."""
+    told = {
+        "harmful": ("harmful direction", "0: harmless mean, 1: harmful mean"),
+        "variety_1": ("first variety direction", "0: mean of standard, 1: typical gap"),
+        "shift_hill": ("mean shift of hill", "0: mean of standard, 1: mean of hill"),
+    }
+    return pd.DataFrame(
+        {
+            **{"site": site, "layer": layer, "axis": axis, "name": told[axis][0]},
+            **{"scale": told[axis][1], "other": other, "cosine": 1.0 if axis == other else 0.04},
+            "texts": 80,
+        }
+        for site, layer, axes in ((SITES[2], 1, list(told)[:2]), (SITES[4], 3, list(told)))
+        for axis in axes
+        for other in axes
+    )
 
 
 def _over_layers(say: Any, i: int, at: dict[str, Any]) -> None:

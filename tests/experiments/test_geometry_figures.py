@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import vl_convert
 
 from experiments import figures
 from experiments.compare import geometry_findings
+from experiments.compare.projection import Projection
 
 _SPEC = importlib.util.spec_from_file_location(
     "made_results", Path(__file__).with_name("made_results.py")
@@ -32,7 +35,14 @@ def frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def points() -> pd.DataFrame:
-    return made_results.made_points()
+    """Of one site."""
+    points = made_results.made_points()
+    return points[points["site"] == SITE].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def axes() -> pd.DataFrame:
+    return made_results.made_axes()
 
 
 def heading(chart: figures.Figure, part: str = "text") -> str:
@@ -131,15 +141,17 @@ def test_the_curve_says_which_probe_is_off_and_joins_no_thin_bin(frame: pd.DataF
     assert {"variety at block 3", "behaviour at block 1"} <= set(drawn(chart))
 
 
-def test_points_have_names_and_shapes_beside_colours(points: pd.DataFrame) -> None:
-    chart = figures.chart_projection(points)
+def test_points_have_names_and_shapes_beside_colours(
+    points: pd.DataFrame, axes: pd.DataFrame
+) -> None:
+    chart = figures.chart_projection(points, axes)
     shown = drawn(chart)
     # Once in the legend, once beside the points.
     assert shown.count("hill") == shown.count("island") == 2
     assert {"harmful request", "harmless request", "no request"} <= set(shown)
     (shapes,) = [e["scale"]["range"] for e in encodings(chart.to_dict(), "shape")]
     assert len(set(shapes)) == 3
-    held = points[~points["train"]].groupby("behaviour")["x"].mean()
+    held = points[~points["train"]].groupby("behaviour")["harmful"].mean()
     assert f"held-out harmful requests lie at {held['harmful']:.2f}" in heading(chart)
     assert "cosine is +0.04" in heading(chart, "subtitle")
     assert max(len(r["text"]) for r in next(iter(chart.to_dict()["datasets"].values()))) <= 90
@@ -147,33 +159,103 @@ def test_points_have_names_and_shapes_beside_colours(points: pd.DataFrame) -> No
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("kept", ["all", "requests", "sentences", "one text"])
-def test_points_of_any_kind_are_drawn(kept: str, theme: Any, points: pd.DataFrame) -> None:
+def test_points_of_any_kind_are_drawn(
+    kept: str, theme: Any, points: pd.DataFrame, axes: pd.DataFrame
+) -> None:
     part = {
         "all": points,
         "requests": points[points["behaviour"] != ""].assign(variety=""),
         "sentences": points[points["behaviour"] == ""],
         "one text": points.head(1),
     }[kept]
-    assert drawn(figures.chart_projection(part, theme))
+    assert drawn(figures.chart_projection(part, axes, theme))
 
 
 def test_no_points_say_why() -> None:
-    spec = figures.chart_projection(pd.DataFrame()).to_dict()
+    spec = figures.chart_projection(pd.DataFrame(), pd.DataFrame()).to_dict()
     assert spec["description"].startswith("This run projected no states")
 
 
-def test_names_of_varieties_in_one_place_do_not_lie_on_each_other(points: pd.DataFrame) -> None:
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"site": made_results.SITES[0]}, "No texts are projected at the embedding"),
+        ({"site": made_results.SITES[2], "x": "shift_hill"}, "no mean shift of hill at block 1"),
+        ({"x": "harmful", "y": "harmful"}, "Both axes are the harmful direction"),
+    ],
+)
+def test_directions_that_give_no_picture_are_told(
+    asked: dict[str, str], said: str, axes: pd.DataFrame
+) -> None:
+    made = made_results.made_points()
+    assert said in figures.no_picture(axes, **asked)
+    assert said in figures.chart_projection(made, axes, **asked).to_dict()["description"]
+    assert said in figures.lasso_projection(made, axes, **asked).why
+    assert not figures.no_picture(axes)
+
+
+def test_the_chosen_directions_are_the_axes_and_the_colours(axes: pd.DataFrame) -> None:
+    made = made_results.made_points()
+    chosen = {"site": SITE, "x": "shift_hill", "y": "harmful", "colour": "behaviour"}
+    chart = figures.chart_projection(made.assign(train=True), axes, **chosen)
+    here = made[made["site"] == SITE]
+    means = here[here["behaviour"] == ""].groupby("variety")["shift_hill"].mean()
+    ends = [f"{v} ({means[v]:.2f})" for v in made_results.VARIETIES[:2]]
+    assert f"the mean shift of hill runs from {' to '.join(ends)}" in heading(chart)
+    assert "held-out" not in heading(chart)
+    rows = next(iter(chart.to_dict()["datasets"].values()))
+    assert [row["x"] for row in rows] == here["shift_hill"].tolist()
+    assert [row["y"] for row in rows] == here["harmful"].tolist()
+    (fills,) = encodings(chart.to_dict(), "fill")
+    assert fills["field"] == "kind" and len(set(fills["scale"]["range"])) == 3
+    fewer = figures.chart_projection(made, axes.assign(texts=500), **chosen)
+    assert "80 texts of the run's 500, whole groups drawn" in heading(fewer, "subtitle")
+
+
+def test_lines_join_the_sentences_of_a_group_and_nothing_else(
+    points: pd.DataFrame, axes: pd.DataFrame
+) -> None:
+    spec = figures.chart_projection(points, axes, join=True).to_dict()
+    (lines,) = [part for part in spec["layer"] if part["mark"]["type"] == "line"]
+    plain = points[points["behaviour"] == ""]
+    shared = plain["group"].value_counts()
+    ends = pd.DataFrame(spec["datasets"][lines["data"]["name"]])
+    assert ends["group"].value_counts().to_dict() == shared[shared > 1].to_dict()
+    option = figures.lasso_projection(points, axes, join=True).option
+    drawn_as = option["dataset"][option["series"][0]["datasetIndex"]]["source"]
+    assert drawn_as["x"].isna().sum() == ends["group"].nunique()
+    assert sorted(drawn_as["x"].dropna()) == sorted(ends["x"])
+
+
+@pytest.mark.parametrize("colour", ["variety", "behaviour"])
+def test_the_lasso_has_the_points_of_the_chart_each_once(
+    colour: str, points: pd.DataFrame, axes: pd.DataFrame
+) -> None:
+    lasso = figures.lasso_projection(points, axes, colour=colour)
+    assert sorted(np.concatenate(list(lasso.rows.values()))) == list(range(len(points)))
+    for series in lasso.option["series"]:
+        shown = lasso.option["dataset"][series["datasetIndex"]]["source"]
+        own = points.iloc[lasso.rows[series["id"]]]
+        assert shown["x"].tolist() == own["harmful"].tolist()
+        assert shown["group"].tolist() == own["group"].tolist()
+    without = {k: v for k, v in lasso.option.items() if k != "dataset"}
+    assert json.loads(json.dumps(without, allow_nan=False)) == without
+
+
+def test_names_of_varieties_in_one_place_do_not_lie_on_each_other(
+    points: pd.DataFrame, axes: pd.DataFrame
+) -> None:
     close = points[points["behaviour"] == ""].reset_index(drop=True)
     close["variety"] = [made_results.VARIETIES[i % 4] for i in range(len(close))]
-    close["y"] = [1.0 if i < 4 else 0.0 for i in range(len(close))]
-    spec = figures.chart_projection(close).to_dict()
+    close["variety_1"] = [1.0 if i < 4 else 0.0 for i in range(len(close))]
+    spec = figures.chart_projection(close, axes).to_dict()
     (labels,) = [r for r in spec["datasets"].values() if "x2" in r[0]]
     heights = sorted(row["y2"] for row in labels)
     assert min(b - a for a, b in pairwise(heights)) > 0.04
 
 
 def test_every_sentence_has_the_figures_of_its_rows(
-    frame: pd.DataFrame, points: pd.DataFrame
+    frame: pd.DataFrame, points: pd.DataFrame, axes: pd.DataFrame
 ) -> None:
     told = " ".join(geometry_findings.sentences(frame))
     assert "follows planted words (Spearman 0.90" in told
@@ -184,7 +266,7 @@ def test_every_sentence_has_the_figures_of_its_rows(
     assert "a variety has 2.5 on average" in told and "have 1.5 (up to 1.9)" in told
     assert "60% have their parallel in standard" in told and "chance is 1.7%" in told
     assert "participation ratio of 3.00 [2.60, 3.40], an intrinsic dimension of 5.00," in told
-    captions = geometry_findings.captions(frame, points)
+    captions = geometry_findings.captions(frame, Projection(points, axes))
     assert set(captions) == {"angle_spectrum", "dendrogram", "cka", "reliability", "projection"}
     assert "2 of 6 pairs" in captions["angle_spectrum"]
     assert "hill and island lie nearest (0.60 [0.50, 0.70] radians)" in captions["dendrogram"]

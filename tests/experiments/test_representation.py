@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,6 @@ from experiments import CompareSettings
 from experiments.compare.bench import Bench
 from experiments.compare.cloud import Cloud, choose_cloud, cka_rows, exchanged
 from experiments.compare.kinship import confirmed_dimensions, cross_distances, kinship_rows
-from experiments.compare.projection import projection
 from experiments.compare.reliability import held_out_probabilities
 from experiments.compare.representation import compare_representation
 from experiments.compare.subspaces import (
@@ -397,50 +395,3 @@ def test_the_reliability_curve_is_that_of_scikit_learns_probabilities(tmp_path: 
     error = rows(found, "calibration_error").iloc[0]
     assert 0 <= error["low"] <= error["value"] < plain["value"]
     assert error["n"] == GROUPS and 0 < error["p"] <= 1
-
-
-def mixed() -> pd.DataFrame:
-    asked = requests().assign(variety="standard", group=[f"r{i}" for i in range(GROUPS)])
-    return pd.concat([sentences(["standard", *DIALECTS]), asked], ignore_index=True).fillna("")
-
-
-def test_points_lie_where_harm_and_variety_were_planted(tmp_path: Path) -> None:
-    bench = made_bench(mixed(), tmp_path)
-    points = projection(bench, probed("variety", "behaviour"))
-    assert points is not None
-    assert len(points) == len(mixed()) and set(points["site"]) == {SITES[0]}
-    held = points[~points["train"]].groupby("behaviour")["x"].mean()
-    assert held["harmful"] == pytest.approx(1.0, abs=0.3)
-    assert held["harmless"] == pytest.approx(0.0, abs=0.3)
-    assert points["cosine"].abs().max() < 0.2
-    plain = points[points["behaviour"] == ""].groupby("variety")["y"].mean()
-    assert plain["standard"] == pytest.approx(0.0, abs=0.1)
-    assert plain[DIALECTS].abs().max() > 0.5
-
-
-@pytest.mark.parametrize(
-    ("make", "questions", "axes"),
-    [
-        (requests, ["behaviour"], ["harmful direction", "requests' first component"]),
-        (
-            lambda: sentences(["standard", "ash"]),
-            ["variety"],
-            ["first variety direction", "second variety direction"],
-        ),
-    ],
-)
-def test_one_question_gives_both_axes(
-    make: Callable[[], pd.DataFrame], questions: list[str], axes: list[str], tmp_path: Path
-) -> None:
-    points = projection(made_bench(make(), tmp_path), probed(*questions))
-    assert points is not None
-    names = [points[f"{c}_axis"].iloc[0] for c in "xy"]
-    assert all(name.startswith(axis) for name, axis in zip(names, axes, strict=True))
-    assert abs(points["cosine"].iloc[0]) < 1e-6
-
-
-def test_no_probe_and_no_difference_give_no_picture(tmp_path: Path) -> None:
-    frame = sentences(["standard", "ash"])
-    bench = made_bench(frame, tmp_path, {SITES[0]: np.ones((len(frame), D))})
-    assert projection(bench, probed("variety")) is None
-    assert projection(bench, as_frame([])) is None

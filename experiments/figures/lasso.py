@@ -1,0 +1,140 @@
+"""The same points as `chart_projection`, for a chart in which a lasso can be drawn.
+
+Vega has no lasso; ECharts has one. What is made here is an option of ECharts, plain data.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from experiments.figures.look import Theme, palette
+from experiments.figures.projection import joined, picture_of
+
+_SYMBOLS = {"triangle-up": "triangle", "square": "rect"}
+_FONT = "Helvetica, Arial, sans-serif"
+#: Pixels; the plot is as large as that of `chart_projection`.
+WIDTH, _PLOT_HEIGHT, _LEFT, _RIGHT, _LINE = 760, 400, 70, 200, 16
+
+
+class Lasso(NamedTuple):
+    """`option` for ECharts, its height in pixels, what it shows, and the rows of its series.
+
+    `rows` gives for each series' id the places of its points among the points of the site, in the
+    order in which ECharts counts them. `why` says why nothing is drawn, where nothing is.
+    """
+
+    option: dict[str, Any]
+    height: int
+    told: str
+    rows: dict[str, np.ndarray]
+    why: str = ""
+
+
+def lasso_projection(
+    points: pd.DataFrame,
+    axes: pd.DataFrame,
+    theme: Theme = "light",
+    *,
+    site: str = "",
+    x: str = "",
+    y: str = "",
+    colour: str = "variety",
+    join: bool = False,
+) -> Lasso:
+    """The points of `chart_projection`, whose arguments these are."""
+    seen = picture_of(points, axes, theme, site=site, x=x, y=y, colour=colour)
+    if seen.why:
+        return Lasso({}, 0, seen.why, {}, seen.why)
+    p = palette(theme)
+    datasets, series, places = [], [], {}
+    if join:
+        parallel = _with_gaps(joined(seen.rows))
+        datasets.append({"source": parallel})
+        series.append(
+            {
+                **{"id": "lines", "type": "line", "datasetIndex": 0, "silent": True},
+                **{"encode": {"x": "x", "y": "y"}, "showSymbol": False, "connectNulls": False},
+                **{"lineStyle": {"width": 0.7, "opacity": 0.35, "color": p.quiet}, "z": 1},
+                "animation": False,
+            }
+        )
+    for name, (fill, edge) in seen.looks.items():
+        for kind, shape in seen.shapes.items():
+            part = seen.rows[(seen.rows[seen.field] == name) & (seen.rows["kind"] == kind)]
+            if part.empty:
+                continue
+            key = f"{name}, {kind}"
+            places[key] = part["row"].to_numpy()
+            series.append(
+                {
+                    **{"id": key, "name": name, "type": "scatter", "datasetIndex": len(datasets)},
+                    **{"encode": {"x": "x", "y": "y"}, "symbolSize": 8, "z": 2},
+                    "symbol": _SYMBOLS.get(shape, shape),
+                    "itemStyle": {
+                        **{"color": fill, "opacity": 0.7},
+                        **{"borderColor": edge, "borderWidth": int(fill != edge)},
+                    },
+                    "animation": False,
+                }
+            )
+            shown = ["x", "y", "text", "variety", "kind", "part", "group"]
+            datasets.append({"source": part[shown].reset_index(drop=True)})
+    heading = textwrap.wrap(seen.told, 84)
+    shapes = "; ".join(f"{shape}: {kind}" for kind, shape in seen.shapes.items())
+    below = textwrap.wrap(seen.below, 106) + ([f"{shapes}."] if len(seen.shapes) > 1 else [])
+    top = 26 + 19 * len(heading) + _LINE * len(below)
+    height = top + _PLOT_HEIGHT + 90
+    plain = {"color": p.ink, "fontFamily": _FONT}
+    axis = {
+        **{"type": "value", "scale": True, "nameLocation": "middle", "nameTextStyle": plain},
+        "axisLabel": plain,
+        "axisLine": {"show": True, "lineStyle": {"color": p.quiet}},
+        "splitLine": {"lineStyle": {"color": p.grid}},
+    }
+    option = {
+        "backgroundColor": "transparent",
+        "textStyle": plain,
+        "title": {
+            **{"text": "\n".join(heading), "subtext": "\n".join(below), "left": 8, "top": 4},
+            "textStyle": plain | {"fontSize": 14, "lineHeight": 19},
+            "subtextStyle": {"color": p.quiet, "fontFamily": _FONT, "lineHeight": _LINE},
+        },
+        "grid": {"left": _LEFT, "right": _RIGHT, "top": top + 24, "height": _PLOT_HEIGHT - 24},
+        "legend": {
+            **{"orient": "vertical", "right": 8, "top": top + 24, "textStyle": plain},
+            **{"data": list(seen.looks), "type": "scroll", "inactiveColor": p.null},
+        },
+        "tooltip": {
+            "formatter": "{@text}<br>{@variety}, {@kind}, {@part}, {@group}",
+            **{"backgroundColor": p.ground, "borderColor": p.quiet, "textStyle": plain},
+            **{"confine": True, "extraCssText": "max-width: 420px; white-space: normal;"},
+        },
+        "toolbox": {
+            **{"left": _LEFT, "top": top - 4, "itemSize": 18, "iconStyle": {"borderColor": p.ink}},
+            "feature": {
+                "brush": {"title": {"polygon": "Lasso", "rect": "Box", "clear": "Clear"}},
+            },
+        },
+        "brush": {
+            **{"toolbox": ["polygon", "rect", "clear"], "xAxisIndex": 0, "yAxisIndex": 0},
+            **{"throttleType": "debounce", "throttleDelay": 60, "brushMode": "single"},
+            "outOfBrush": {"colorAlpha": 0.25},
+        },
+        "xAxis": axis | {"name": "\n".join(textwrap.wrap(seen.titles["x"], 70)), "nameGap": 30},
+        "yAxis": axis | {"name": "\n".join(textwrap.wrap(seen.titles["y"], 60)), "nameGap": 42},
+        "dataset": datasets,
+        "series": series,
+    }
+    return Lasso(option, height, seen.told, places)
+
+
+def _with_gaps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Points group by group from left to right, with a gap after each group."""
+    ordered = rows.sort_values(["group", "x"])[["x", "y", "group"]]
+    ends = ordered.groupby("group", as_index=False).tail(1).assign(x=np.nan, y=np.nan)
+    whole = pd.concat([ordered, ends]).sort_values("group", kind="stable")
+    return whole[["x", "y"]].reset_index(drop=True)
