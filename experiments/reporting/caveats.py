@@ -21,7 +21,7 @@ def caveats_of(results: pd.DataFrame, counted: str = "groups") -> list[str]:
     own = results[results["control"] == ""]
     said = [
         _few(own, counted),
-        _alone(own, counted),
+        _alone(own),
         _wide(own),
         _null_kept(own),
         _not_beaten(own, results),
@@ -41,13 +41,13 @@ def _few(own: pd.DataFrame, counted: str) -> str:
     )
 
 
-def _alone(own: pd.DataFrame, counted: str) -> str:
+def _alone(own: pd.DataFrame) -> str:
     alone = own[own["n"] == 1]
     if alone.empty:
         return ""
     return (
-        f"{_count(alone, 'figure rests', 'figures rest')} on one alone of the {counted} "
-        f"({_measures(alone)}): nothing is repeated there, so what others would give is not known."
+        f"{_count(alone, 'figure has', 'figures have')} n = 1 ({_measures(alone)}): nothing is "
+        "repeated there, so what others would give is not known."
     )
 
 

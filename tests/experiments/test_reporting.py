@@ -209,7 +209,7 @@ def test_one_group_alone_and_figures_without_meaning_are_said(tmp_path: Path) ->
     )
     write_report(tmp_path, "compare", Settings(), Report("T", "A.", [], {}, [], []), frame)
     care = said_with_care(tmp_path)
-    assert "1 figure rests on one alone of the groups (`recovered` 1)" in care
+    assert "1 figure has n = 1 (`recovered` 1)" in care
     assert "1 figure has no meaning on these data (`cosine` 1)" in care
 
 
