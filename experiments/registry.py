@@ -55,6 +55,7 @@ def _load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+#: Every experiment by its name on the command line.
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (

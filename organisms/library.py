@@ -9,6 +9,7 @@ from typing import Any
 
 from organisms.planted import Truth, make_truth
 
+#: The embedded models, each opened as `organism/NAME`.
 NAMES = ("base", "aligned", "drifted")
 _WEIGHTS = Path(__file__).parent / "weights"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import posixpath
 import re
 from pathlib import Path
@@ -19,6 +20,31 @@ OWN = {
     "CHANGELOG.md": "changelog.md",
 }
 REFERENCE = re.compile(r"api/(\w+)\.md")
+#: What a room does not export itself, on its page below what it does: a module, and which names of
+#: it, if not all.
+PARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "interventions": {
+        "interventions.decoupling": (),
+        "interventions.restoration": (
+            "BY_GRADIENT", "SIGN_MATCHED", "AT_RANDOM", "BY_DIFFERENCE", "Ranking",
+        ),
+    },
+    "experiments": {
+        "experiments.registry": (),
+        "experiments.inputs": (),
+        "experiments.results": (),
+        "experiments.patch": ("PatchSettings", "run_patch"),
+        "experiments.directions": (),
+        "experiments.steer": (),
+        "experiments.restore": (),
+        "experiments.diff": (),
+        "experiments.token_shift": (),
+        "experiments.decouple": (),
+        "experiments.batch": (),
+        "experiments.figures": (),
+        "experiments.reporting": (),
+    },
+}  # fmt: skip
 _LINK = re.compile(r"(!?)\[([^\]\n]*)\]\(([^)\s]+)\)")
 _FENCED = re.compile(r"(^```.*?^```$)", re.S | re.M)
 
@@ -29,9 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, name, content=text))
     for name in _named(config.nav):
         if found := REFERENCE.fullmatch(name):
-            room = found[1]
-            text = f"# {room}\n\n`import {room}`\n\n::: {room}\n"
-            files.append(File.generated(config, name, content=text))
+            files.append(File.generated(config, name, content=_reference(found[1])))
     there = {file.src_uri for file in files.documentation_pages()}
     config.nav = _kept(config.nav, there)
     return files
@@ -56,6 +80,45 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     parts = _FENCED.split(markdown)
     return "".join(part if part.startswith("```") else _LINK.sub(led, part) for part in parts)
+
+
+def _reference(room: str) -> str:
+    """The page of a room: what it exports, then the parts that have a name of their own."""
+    sections = [f"# {room}", f"`import {room}`", f"::: {room}"]
+    sections += [_section(f"{room}.{name}.{name}", path=False) for name in _hidden(room)]
+    sections += [_section(part, names) for part, names in PARTS.get(room, {}).items()]
+    return "\n\n".join(sections) + "\n"
+
+
+def _section(module: str, members: tuple[str, ...] = (), *, path: bool = True) -> str:
+    options = {
+        "show_root_heading": "true",
+        "show_root_toc_entry": "true",
+        "show_root_full_path": str(path).lower(),
+    }
+    if members:
+        options["members"] = f"[{', '.join(members)}]"
+    lines = "".join(f"\n      {name}: {value}" for name, value in options.items())
+    return f"::: {module}\n    options:{lines}"
+
+
+def _hidden(room: str) -> list[str]:
+    """Functions and classes that the room exports under the name of the module that has them.
+
+    To a reader of the source such a name is the module; Python has what was imported.
+    """
+    exported: list[str] = []
+    for node in ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            exported = ast.literal_eval(node.value)
+    found = []
+    for name in exported:
+        module = ROOT / room / f"{name}.py"
+        if module.is_file():
+            body = ast.parse(module.read_text(encoding="utf-8")).body
+            if any(getattr(node, "name", "") == name for node in body):
+                found.append(name)
+    return found
 
 
 def _named(nav: Any) -> list[str]:

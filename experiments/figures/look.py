@@ -11,9 +11,11 @@ from typing import Any, Literal, TypeAlias
 import altair as alt
 import pandas as pd
 
+#: What every `chart_…` function returns.
 Figure: TypeAlias = (
     alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart | alt.FacetChart
 )
+#: The ground that a chart is drawn for.
 Theme: TypeAlias = Literal["light", "dark"]
 
 EMBEDDING_SITE = "blocks.0.hook_resid_pre"
