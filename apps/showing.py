@@ -14,7 +14,9 @@ import streamlit as st
 
 from apps.charts import Drawn, sized
 from experiments import figures
+from experiments.differences import readable
 
+_FLUID = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 _KINDS: dict[Literal["svg", "pdf"], str] = {"svg": "image/svg+xml", "pdf": "application/pdf"}
 
 #: Keys of the widgets that pages bind to the address.
@@ -56,11 +58,11 @@ def _pictures(chart: figures.Figure, key: str) -> None:
         )
 
 
-def draw(chart: figures.Figure | Drawn, key: str, **options: Any) -> Any:
-    """Draw a chart alone, as while it fills."""
-    options |= {"key": key, "theme": None, "width": "content"}
+def draw(chart: figures.Figure | Drawn, key: str, *, fluid: bool = False, **options: Any) -> Any:
+    """Draw a chart alone, as while it fills; a kept one may be fluid, as wide as its column."""
+    options |= {"key": key, "theme": None, "width": "stretch" if fluid else "content"}
     if isinstance(chart, Drawn):
-        return st.vega_lite_chart(chart.spec, **options)
+        return st.vega_lite_chart(chart.spec | (_FLUID if fluid else {}), **options)
     return st.altair_chart(sized(chart), **options)
 
 
@@ -103,6 +105,24 @@ def _numbers(rows: pd.DataFrame, key: str, label: str) -> None:
             key=f"csv_{key}",
             on_click="ignore",
         )
+
+
+def differences(found: pd.DataFrame, key: str, *, this: str, other: str) -> None:
+    """Figures of the two runs of these names, each with its interval, and the difference."""
+    st.dataframe(
+        readable(found),
+        hide_index=True,
+        key=key,
+        column_config={
+            "this": this,
+            "other": other,
+            "difference": st.column_config.NumberColumn(format="%+.3f"),
+        },
+    )
+    st.caption(
+        "Each run's interval stands beside its figure. A difference has none of its own: the two "
+        "runs may share their sentences, and then are not independent."
+    )
 
 
 def share(python: str, cli: str) -> None:

@@ -18,6 +18,7 @@ _KEYS = [
     "edit",
     "control",
 ]
+_ORDER = ["measure", "layer", *(k for k in _KEYS if k not in ("measure", "layer"))]
 _ENDS = ["value", "low", "high"]
 
 
@@ -46,3 +47,26 @@ def compare_results(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     sides = [side.drop_duplicates(_KEYS, keep=False)[_KEYS + _ENDS] for side in (one, other)]
     found = sides[0].merge(sides[1], on=_KEYS, suffixes=("", "_other"))
     return found.assign(difference=found["value_other"] - found["value"])
+
+
+def readable(found: pd.DataFrame) -> pd.DataFrame:
+    """What `compare_results` found, to be read: each run's figure with its interval as one text.
+
+    Returns:
+        The key columns that say something, without the layer, which the site names; `this` and
+        `other`, such as `0.600 [0.550, 0.660]`; and `difference`, other less this.
+    """
+    found = found.sort_values([k for k in _ORDER if k in found], ignore_index=True)
+    told = [k for k in _KEYS if k in found and k != "layer"]
+    used = [k for k in told if not (found[k].isna() | found[k].isin(["", -1])).all()]
+    return found[used].assign(
+        this=_said(found, ""), other=_said(found, "_other"), difference=found["difference"]
+    )
+
+
+def _said(found: pd.DataFrame, suffix: str) -> list[str]:
+    columns = [found[f"{end}{suffix}"] for end in _ENDS]
+    return [
+        f"{value:.3f}" + ("" if pd.isna(low) or pd.isna(high) else f" [{low:.3f}, {high:.3f}]")
+        for value, low, high in zip(*columns, strict=True)
+    ]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from dataclasses import replace
+
 import streamlit as st
 
 from apps import session
-from apps.showing import numbers, share_run, show, theme
+from apps.charts import kept
+from apps.showing import differences, numbers, share_run, show, table, theme
 from experiments import figures
+from experiments.differences import compare_results
 
 _ALONE = "no other run"
+_COSINES = ("direction_cosine", "direction_subspace_cosine")
+_LAYERS = ("direction_layer_cosine", "direction_reliability")
 
 
 def main() -> None:
@@ -17,7 +22,8 @@ def main() -> None:
     opened = session.opened()
     st.header("Directions")
     share_run(opened.run, "chart_direction_cosine")
-    others = [name for name in session.offered() if name != opened.name]
+    runs = session.offered()
+    others = [name for name in runs if name != opened.name]
     beside = _ALONE
     if others:
         beside = st.selectbox(
@@ -27,19 +33,54 @@ def main() -> None:
             bind="query-params",
             help="As a base model's run beside its aligned model's.",
         )
-    _directions(opened.frame, opened.depth, "")
-    if beside != _ALONE:
-        st.subheader(beside)
-        _directions(session.results(session.offered()[beside]), opened.depth, "_beside")
+    if beside == _ALONE:
+        _alone(opened)
+        return
+    run = runs[beside]
+    _both(opened, replace(opened, name=beside, run=run, frame=session.results(run)))
 
 
-def _directions(frame: pd.DataFrame, depth: str | None, suffix: str) -> None:
-    show(figures.chart_direction_cosine(frame, theme(), at=depth), f"directions{suffix}")
-    rows = frame[frame["measure"].isin(["direction_cosine", "direction_subspace_cosine"])]
-    numbers(rows, f"direction_cosine{suffix}")
-    show(figures.chart_direction_layers(frame, theme()), f"direction_layers{suffix}")
-    rows = frame[frame["measure"].isin(["direction_layer_cosine", "direction_reliability"])]
-    numbers(rows, f"direction_layers{suffix}")
+def _alone(opened: session.Opened) -> None:
+    show(kept(opened.table, figures.chart_direction_cosine, theme(), at=opened.depth), "directions")
+    table(opened.frame, *_COSINES)
+    show(kept(opened.table, figures.chart_direction_layers, theme()), "direction_layers")
+    table(opened.frame, *_LAYERS)
+
+
+def _both(one: session.Opened, other: session.Opened) -> None:
+    """The two runs' charts in two columns, on the same axes, and what differs below."""
+    pairs = ((one, other), (other, one))
+    for (run, _), column in zip(pairs, st.columns(2), strict=True):
+        column.subheader(run.model or run.name)
+        column.caption(f"Run {run.name}")
+    known = set(one.frame["measure"]) | set(other.frame["measure"])
+    # A row of columns for each kind of chart, so that the two stand level.
+    for measure in [m for m in _COSINES if m in known] or _COSINES[:1]:
+        for i, ((run, beside), column) in enumerate(zip(pairs, st.columns(2), strict=True)):
+            chart = kept(
+                run.table,
+                figures.chart_direction_cosine,
+                theme(),
+                at=run.depth,
+                measure=measure,
+                beside=beside.frame,
+            )
+            with column:
+                show(chart, f"{measure}_{i}", fluid=True)
+    for i, ((run, beside), column) in enumerate(zip(pairs, st.columns(2), strict=True)):
+        chart = kept(run.table, figures.chart_direction_layers, theme(), beside=beside.frame)
+        with column:
+            show(chart, f"direction_layers_{i}", fluid=True)
+    st.subheader("Differences")
+    found = compare_results(one.frame, other.frame)
+    found = found[found["measure"].isin([*_COSINES, *_LAYERS]) & found["control"].eq("")]
+    if found.empty:
+        st.info("The two runs measured no direction at a site that both have.")
+        return
+    # All are of harm, so that the table need not say it.
+    listed = found.drop(columns="behaviour")
+    differences(listed, "direction_differences", this=one.name, other=other.name)
+    numbers(found, "direction_differences_all", label="The same, to take along")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import streamlit as st
 
 from apps import rerun_form, run_files, session
 from apps.rerun import DESK, experiment_of
-from apps.showing import numbers, share
+from apps.showing import differences, numbers, share
 from experiments.differences import compare_results, compare_settings
 
 
@@ -35,13 +35,13 @@ def main() -> None:
     if others:
         st.subheader("Compare")
         other = st.selectbox(f"{opened.name} against", others, key="against", bind="query-params")
-        _compare(opened, runs[other])
-    st.subheader("Report")
-    _report(opened.run, experiment)
+        _compare(opened, other, runs[other])
     st.subheader("Run again")
     rerun_form.form(opened.name, opened.run)
     st.subheader("Take along")
     run_files.offer(opened.run)
+    st.subheader("Report")
+    _report(opened.run, experiment)
 
 
 def _quoted(run: Path) -> str:
@@ -92,7 +92,7 @@ def _state(run: Path) -> str:
     return "done" if (run / "results.parquet").is_file() else "unfinished"
 
 
-def _compare(opened: session.Opened, other: Path) -> None:
+def _compare(opened: session.Opened, name: str, other: Path) -> None:
     settings = compare_settings(session.config(opened.run), session.config(other))
     if len(settings):
         st.caption("Settings that differ")
@@ -107,11 +107,7 @@ def _compare(opened: session.Opened, other: Path) -> None:
         "Measure", sorted(set(found["measure"])), key="measure", bind="query-params"
     )
     own = found[found["measure"] == measure]
-    st.dataframe(own, hide_index=True, key="differences")
-    st.caption(
-        "Each run's interval stands beside its value. A difference has none of its own: the two "
-        "runs may share their sentences, and then are not independent."
-    )
+    differences(own.drop(columns="measure"), "differences", this=opened.name, other=name)
     numbers(found, "differences_all", label="All measures that both have")
 
 

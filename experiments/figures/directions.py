@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -31,20 +33,35 @@ _PANELS = {
     "direction_cosine": "cosine",
     "direction_subspace_cosine": "cosine with the nearest vector of the subspace",
 }
+# The room for words over one of two charts side by side, however wide the window is.
+_BESIDE = 225
 _NULLS = {"covariance_null": "the data's own covariance", "random_subspace": "uniformly random"}
 
 
 def chart_direction_cosine(
-    frame: pd.DataFrame, theme: Theme = "light", *, at: str | None = None
+    frame: pd.DataFrame,
+    theme: Theme = "light",
+    *,
+    at: str | None = None,
+    measure: str | None = None,
+    beside: pd.DataFrame | None = None,
 ) -> Figure:
-    """Cosines between directions, and between a direction and each variety, with null bands."""
-    shown = [m for m in _PANELS if len(plain(frame, m))]
+    """Cosines between directions, and between a direction and each variety, with null bands.
+
+    Args:
+        at: the depth that is marked.
+        measure: `direction_cosine` or `direction_subspace_cosine` alone; both if left out.
+        beside: the results of another run, whose chart stands beside this one: depths, colours,
+            dashes and shapes are then those of both.
+    """
+    asked = [m for m in _PANELS if measure in (None, m)]
+    shown = [m for m in asked if len(plain(frame, m))]
     if not shown:
         return empty_chart(
             "This run found no direction to compare: that takes harmful and harmless requests.",
             theme,
         )
-    panels = [_panel(frame, measure, theme, at) for measure in shown]
+    panels = [_panel(frame, name, theme, at, beside) for name in shown]
     if len(panels) == 1:
         return finish(panels[0], theme)
     return finish(
@@ -55,11 +72,17 @@ def chart_direction_cosine(
     )
 
 
-def chart_direction_layers(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
+def chart_direction_layers(
+    frame: pd.DataFrame, theme: Theme = "light", *, beside: pd.DataFrame | None = None
+) -> Figure:
     """Cosine of the harmful direction at every two depths, and the step at which it turns most.
 
     The two come from disjoint halves of the requests, so the diagonal is the reliability and less
     than 1. Both triangles show the same figure.
+
+    Args:
+        beside: the results of another run, whose chart stands beside this one: depths and colours
+            are then those of both.
     """
     pairs, own = plain(frame, "direction_layer_cosine"), plain(frame, "direction_reliability")
     if pairs.empty:
@@ -68,7 +91,8 @@ def chart_direction_layers(frame: pd.DataFrame, theme: Theme = "light") -> Figur
             "harmless requests, and two sites.",
             theme,
         )
-    everything = frame[frame["measure"].isin(["direction_layer_cosine", "direction_reliability"])]
+    both = _with(frame, beside)
+    everything = both[both["measure"].isin(["direction_layer_cosine", "direction_reliability"])]
     labels = depths(everything)
     turned = pairs.rename(columns={"site": "reference", "reference": "site"})
     cells = with_text(pd.concat([pairs, turned, own.assign(reference=own["site"])]))
@@ -76,7 +100,7 @@ def chart_direction_layers(frame: pd.DataFrame, theme: Theme = "light") -> Figur
     p, order = palette(theme), list(labels.values())
     step = 54 if len(order) <= 8 else max(9, 430 // len(order))
     axis = alt.Axis(labelAngle=0, labelOverlap=True)
-    least = min(0.0, float(cells["value"].min()))
+    least = min(0.0, float(everything.loc[everything["control"] == "", "value"].min()))
     middle = (1 + least) / 2
     base = alt.Chart(cells).encode(
         x=alt.X("one:O", scale=alt.Scale(domain=order), title=DEPTH_TITLE, axis=axis),
@@ -105,8 +129,9 @@ def chart_direction_layers(frame: pd.DataFrame, theme: Theme = "light") -> Figur
         below.append("A step from or to a depth with no sure direction does not count as a turn.")
     below += _chance(frame)
     width = step * len(order)
+    room = _BESIDE if beside is not None else width + 240
     chart = alt.layer(*layers).properties(
-        width=width, height=width, title=title(told, *below, width=width + 240), description=told
+        width=width, height=width, title=title(told, *below, width=room), description=told
     )
     return finish(chart, theme)
 
@@ -135,8 +160,15 @@ def _chance(frame: pd.DataFrame) -> list[str]:
     return [f"Absolute cosine by chance (95% of draws): {'; '.join(said)}."] if said else []
 
 
-def _panel(frame: pd.DataFrame, measure: str, theme: Theme, at: str | None) -> Figure:
-    p, everything = palette(theme), frame[frame["measure"] == measure]
+def _with(frame: pd.DataFrame, beside: pd.DataFrame | None) -> pd.DataFrame:
+    return frame if beside is None else pd.concat([frame, beside], ignore_index=True)
+
+
+def _panel(
+    frame: pd.DataFrame, measure: str, theme: Theme, at: str | None, beside: pd.DataFrame | None
+) -> Figure:
+    both = _with(frame, beside)
+    p, everything = palette(theme), both[both["measure"] == measure]
     rows, labels = with_depth(with_text(plain(frame, measure)), everything)
     rows = rows.assign(line=_names(rows, measure))
     signed = measure == "direction_cosine"
@@ -161,13 +193,15 @@ def _panel(frame: pd.DataFrame, measure: str, theme: Theme, at: str | None) -> F
     if at in labels:
         mark = alt.Chart(pd.DataFrame({"depth": [at]}))
         layers.append(mark.mark_rule(color=p.harmless, strokeWidth=8, opacity=0.25).encode(x=x))
-    names, colours, dashes, shapes = _looks(frame, rows, measure, p.ink)
+    names, colours, dashes, shapes = _looks(both, rows, measure, p.ink)
+    # Of two charts side by side neither has room for a legend at its right.
+    legend: dict[str, Any] = {} if beside is None else {"orient": "bottom", "columns": 2}
     base = alt.Chart(rows).encode(
         x=x,
         y=alt.Y("value:Q", title=y_title, scale=y_scale),
         color=alt.Color(
             "line:N",
-            legend=alt.Legend(title=None, symbolStrokeWidth=0, symbolSize=70),
+            legend=alt.Legend(title=None, symbolStrokeWidth=0, symbolSize=70, **legend),
             scale=alt.Scale(domain=names, range=colours),
         ),
         tooltip=["line", "depth", alt.Tooltip("said", title="cosine"), "n"],
@@ -184,8 +218,9 @@ def _panel(frame: pd.DataFrame, measure: str, theme: Theme, at: str | None) -> F
     layers.append(base.mark_point(size=45, filled=True, opacity=1).encode(shape=shape))
     width = depth_width(labels)
     told, below = _told(rows, measure)
+    room = _BESIDE if beside is not None else width + 160
     return alt.layer(*layers).properties(
-        width=width, height=240, title=title(told, below, width=width + 160), description=told
+        width=width, height=240, title=title(told, below, width=room), description=told
     )
 
 
@@ -200,13 +235,14 @@ def _looks(
 ) -> tuple[list[str], list[str], list[list[int]], list[str]]:
     hand = variety_colours(frame)
     if measure == "direction_cosine":
-        names = list(rows["line"].unique())
-        styles = [[1, 0], [6, 3], [2, 2]]
+        every = list(_names(plain(frame, measure), measure).unique())
+        names = [name for name in every if name in set(rows["line"])]
+        turns = [every.index(name) % 3 for name in names]
         return (
             names,
             [ink] * len(names),
-            [styles[i % 3] for i in range(len(names))],
-            [["circle", "square", "diamond"][i % 3] for i in range(len(names))],
+            [([1, 0], [6, 3], [2, 2])[i] for i in turns],
+            [("circle", "square", "diamond")[i] for i in turns],
         )
     at = [i for i, name in enumerate(hand.names) if name in set(rows["variety"])]
     return (

@@ -182,7 +182,7 @@ def test_two_runs_are_compared_where_they_measured_the_same(
     assert len(found) and found["difference"].abs().round(9).eq(0.125).all()
     at.switch_page("views/directions.py").run()
     at.selectbox(key="beside").select(at.selectbox(key="beside").options[1]).run()
-    assert not at.exception and len(at.get("vega_lite_chart")) == 4
+    assert not at.exception and len(at.get("vega_lite_chart")) == 6
 
 
 def test_reading_never_loads_torch(runs: Path) -> None:
