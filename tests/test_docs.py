@@ -43,7 +43,8 @@ def test_the_tutorial_runs_as_it_is_written() -> None:
 
 def commands(page: Path) -> list[list[str]]:
     """The words of every `isogloss` command that a page prints."""
-    blocks = re.findall(r"^ *```\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.S | re.M)
+    text = re.sub(r" \\\n *", " ", page.read_text(encoding="utf-8"))  # a command may go on below
+    blocks = re.findall(r"^ *```\n(.*?)^ *```", text, re.S | re.M)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     return [shlex.split(line, comments=True) for line in lines if line.startswith("isogloss ")]
 

@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 PAGE = "command-line.md"
 #: Columns of a line of help.
-WIDTH = 96
+WIDTH = 80
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -33,6 +33,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def _helps(command: Any, path: str, above: Any) -> Iterator[tuple[str, str]]:
     """Every command below one, by its path, with its help in plain text."""
     command.rich_markup_mode = None  # no boxes, no colours
+    for below in getattr(command, "commands", {}).values():
+        below.short_help = (below.help or "").partition("\n\n")[0]  # whole, not cut at a width
     name = path.rpartition(" ")[2]
     context = command.make_context(
         name, [], parent=above, resilient_parsing=True, terminal_width=WIDTH
