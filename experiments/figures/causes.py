@@ -42,17 +42,17 @@ def chart_ablation_loss(frame: pd.DataFrame, theme: Theme = "light") -> Figure:
     if len(chance):
         told += f"; a random subspace by {chance['value'].mean():+.3f}"
     width = 62 * len(columns)
-    below = "Red: worse at predicting; blue: better. Hover for 95% intervals."
+    below = "Above 0: worse at predicting; below: better. Hover for 95% intervals."
     upper = _tiles(edits, columns, removed, "subspace removed", most, theme, axis=chance.empty)
     over = title(told, below, width=min(width + 180, 600))
-    upper = upper.properties(width=width, height=40 * len(removed), title=over)
+    upper = upper.properties(width=width, height=40 * len(removed))
     if chance.empty:
-        return finish(upper.properties(description=told), theme)
+        return finish(upper.properties(title=over, description=told), theme)
     chance = chance.assign(removed="random subspace")
     name = ["random subspace"]
     lower = _tiles(chance, columns, name, "control", most, theme, axis=True, legend=False)
     lower = lower.properties(width=width, height=40)
-    both = alt.vconcat(upper, lower, spacing=10, description=told)
+    both = alt.vconcat(upper, lower, spacing=10, title=over, description=told)
     # A legend of the whole would stand beyond the end of the title, far from the tiles.
     return finish(both.resolve_legend(color="independent"), theme)
 
@@ -247,7 +247,9 @@ def chart_patching_map(
     )
     base_of = rows["reference"].iloc[0] or "the standard"
     into = whose[0] if len(whose) == 1 else f"the mean of {len(whose)} varieties"
-    below = f"States of {base_of} put into runs of {into}. Red: towards {base_of}; blue: away."
+    below = (
+        f"States of {base_of} put into runs of {into}. 1: as {base_of} does; below 0: away from it."
+    )
     width = step * len(columns)
     chart = alt.layer(*layers).properties(
         width=width,
