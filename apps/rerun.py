@@ -82,6 +82,8 @@ def changed(
         written = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The settings are not valid TOML: {error}.") from None
+    if twice := [name for name in models if name in written]:
+        raise ConfigError(f"{twice[0]!r} is chosen above the settings, not among them.")
     before = experiment.settings.read(options=config(run))
     after = experiment.settings.read(options=before.model_dump() | written | dict(models))
     free = changeable(experiment)

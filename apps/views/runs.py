@@ -23,6 +23,9 @@ def main() -> None:
     if runs:
         name = str(st.session_state.get("run", next(iter(runs))))
         _list(runs, name)
+        if DESK.at_work(runs[name]):
+            st.info("The open run is under way; once it is done, its figures are here.")
+            return
         rerun_form.resume(runs[name])
     opened = session.opened()
     experiment = experiment_of(opened.run).name
@@ -48,26 +51,25 @@ def _quoted(run: Path) -> str:
     return shlex.quote(str(run / "config.toml"))
 
 
+def take_run(names: list[str]) -> None:
+    """A clicked row opens its run, and with it the page's address."""
+    cells = st.session_state["runs"]["selection"].get("cells") or []
+    if cells and cells[0][0] < len(names):
+        st.session_state["run"] = names[cells[0][0]]
+
+
 def _list(runs: dict[str, Path], opened: str) -> None:
     """Every run; a click on one opens it."""
-    names = list(runs)
-
-    def take() -> None:
-        picked = st.session_state["runs"]["selection"]
-        rows = [*picked.get("rows", []), *(row for row, _ in picked.get("cells", []))]
-        if rows and rows[0] < len(names):
-            st.session_state["run"] = names[rows[0]]
-
     listed = pd.DataFrame([_facts(name, run, name == opened) for name, run in runs.items()])
     st.dataframe(
         listed,
         hide_index=True,
         key="runs",
-        on_select=take,
+        on_select=lambda: take_run(list(runs)),
         selection_mode="single-cell",
         column_config={"open": st.column_config.TextColumn("", width=30)},
     )
-    if len(names) > 1:
+    if len(runs) > 1:
         st.caption("Click a run to open it.")
 
 
