@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.compare import layer_findings
-from experiments.figures.look import control, figure, plain
+from experiments.figures.look import control, figure, plain, rounded
 
 
 def sentences(results: pd.DataFrame, standard: str) -> list[str]:
@@ -264,10 +264,21 @@ def _patching(results: pd.DataFrame, standard: str) -> Iterator[str]:
     best = (mean if best.empty else best).nlargest(1, "value").iloc[0]
     last = mean[mean["position"] == 0].sort_values("layer")
     half = last[last["value"] >= 0.5]
+    there = frame[(frame["site"] == best["site"]) & (frame["position"] == best["position"])]
+    cells = len(mean if mean["position"].eq(0).all() else mean[mean["position"] > 0])
+    if len(there) == 1:
+        closed = figure(there.iloc[0])
+    else:
+        closed = (
+            f"{best['value']:.2f} on average over {len(there)} dialects "
+            f"({rounded(there['value'].min())} to {rounded(there['value'].max())})"
+        )
+    back = int(best["position"])
     yield (
         f"Patching {standard} states into dialect runs, the earlier position that matters most is "
-        f"{int(best['position'])} tokens before the end at `{best['site']}`: it closes "
-        f"{best['value']:.0%} of the gap between the two runs' next-token distributions."
+        f"{back} token{'s' * (back != 1)} before the end at `{best['site']}`: it closes {closed} "
+        f"of the gap between the two runs' next-token distributions. As the largest of {cells} it "
+        "is flattered; `isogloss run patch` measures such a cell on groups that did not choose it."
     )
     if len(half):
         yield (

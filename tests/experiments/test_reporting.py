@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from evidence import Estimate
+from experiments.compare import findings
 from experiments.figures.look import finish, palette
 from experiments.inputs import read_inputs
 from experiments.reporting import Report, write_pages, write_report
@@ -192,6 +193,28 @@ def test_the_results_own_weakness_is_said(page: Reader) -> None:
     assert "1 of 2 intervals are wider than the figure" in page.text
     assert "1 of 2 tests do not reject their null at 0.05 (probe 1)" in page.text
     assert "1 of 2 figures with a control at the same place" in page.text
+
+
+def test_the_cell_that_a_patching_map_is_best_at_is_told_as_chosen_and_with_its_spread() -> None:
+    """Means by hand: 0.4 at the best of three earlier cells, over two dialects."""
+    at = {"site": "blocks.0.hook_resid_post", "layer": 0}
+    closed = {("a", 2): 0.1, ("a", 1): 0.3, ("a", 3): 0.2, ("a", 0): 1.0}
+    closed |= {("b", 2): 0.7, ("b", 1): 0.1, ("b", 3): 0.2, ("b", 0): 1.0}
+    rows = [
+        row(
+            "recovered_fraction",
+            Estimate(value, 0.0, 0.9),
+            variety=variety,
+            position=position,
+            **at,
+        )
+        for (variety, position), value in closed.items()
+    ]
+    many = " ".join(findings.sentences(as_frame(rows), "std"))
+    assert "2 tokens before the end" in many and "As the largest of 3 it is flattered" in many
+    assert "closes 0.40 on average over 2 dialects (0.10 to 0.70) of the gap" in many
+    one = " ".join(findings.sentences(as_frame(rows[:4]), "std"))
+    assert "1 token before the end" in one and "closes 0.30 [0.00, 0.90] of the gap" in one
 
 
 def said_with_care(path: Path) -> str:
