@@ -39,7 +39,8 @@ def main() -> None:
         return
     most = st.slider("Answers of each behaviour", 1, 40, _SHOWN, key="answers", bind="query-params")
     names = {"model": str(told.get("model", "")), "base": str(told.get("base") or "its base")}
-    st.html(token_shift_html(frame, most=most, theme=theme(), **names))
+    answers = token_shift_html(frame, most=most, theme=theme(), **names)
+    st.html(f"{answers}\n<style>.token-shift.{theme()} {{background: none}}</style>")
     numbers(frame, "tokens", label="All tokens")
     show(kept(opened.table, figures.chart_shift_positions, theme()), "shift_positions")
     show(kept(opened.table, figures.chart_shift_layers, theme()), "shift_layers")

@@ -250,14 +250,19 @@ def _depths(
     colours: list[str],
     legend: str,
 ) -> Figure:
+    # Beside the panels two legends would make the figure wider than a page.
+    below = alt.Legend(orient="bottom", direction="vertical")
     base = alt.Chart(rows).encode(
         x=depth_axis(labels).title("block"),
         color=alt.Color(
-            "state:N", title=legend, scale=alt.Scale(domain=shown, range=colours[: len(shown)])
+            "state:N",
+            title=legend,
+            scale=alt.Scale(domain=shown, range=colours[: len(shown)]),
+            legend=below,
         ),
         tooltip=["depth", "state", alt.Tooltip("said", title=axis), "n"],
     )
-    shape = alt.Shape("state:N", title=legend, scale=alt.Scale(domain=shown))
+    shape = alt.Shape("state:N", title=legend, scale=alt.Scale(domain=shown), legend=below)
     y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=True))
     return alt.layer(
         base.mark_line(strokeWidth=2).encode(y=y),
