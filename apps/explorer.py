@@ -15,6 +15,12 @@ PAGES = {
     "Keep": ("Runs",),
 }
 
+#: In a narrow window a chart that is wider than the page is moved, not the page; margins give way.
+_STYLE = """<style>
+[data-testid=stFullScreenFrame] > div:has(> .stVegaLiteChart) {overflow-x: auto}
+@media (max-width: 1100px) {.stMainBlockContainer {padding-left: 2rem; padding-right: 2rem}}
+</style>"""
+
 
 def main() -> None:
     """Draw the navigation, what all pages share, and the page that is open."""
@@ -26,6 +32,7 @@ def main() -> None:
         ]
         for heading, names in PAGES.items()
     }
+    st.html(_STYLE)
     page = st.navigation(pages, expanded=True)
     session.begin()
     page.run()

@@ -310,6 +310,26 @@ def test_a_table_opens_and_can_be_taken_along(page: Page) -> None:
     assert pd.read_csv(saved)["value"].tolist() == pytest.approx(asked["value"].tolist())
 
 
+def test_nothing_runs_out_of_a_narrow_window(page: Page) -> None:
+    wide = page.driver.get_window_size()
+    page.driver.set_window_size(900, wide["height"])
+    try:
+        main = "document.querySelector('[data-testid=stMain]')"
+        for name in ("Layers", "Varieties", "Patch", "Steer"):
+            page.open(name)
+            assert page.driver.execute_script(f"return {main}.scrollWidth <= {main}.clientWidth")
+            # What does not fit is reached by moving the chart in its own box.
+            moved = page.driver.execute_script(
+                "return [...document.querySelectorAll('.stVegaLiteChart')].map(chart => {"
+                "  const box = chart.parentElement; box.scrollLeft = 1e4;"
+                "  return chart.getBoundingClientRect().right - box.getBoundingClientRect().right;"
+                "})"
+            )
+            assert max(moved) <= 1, name
+    finally:
+        page.driver.set_window_size(wide["width"], wide["height"])
+
+
 def test_nothing_was_asked_of_another_host(page: Page) -> None:
     for name in PAGES:
         page.turn_to(name)
