@@ -60,14 +60,19 @@ def started_with() -> argparse.Namespace:
 
 
 def find_runs(root: Path) -> dict[str, Path]:
-    """Runs at or below `root` by name, the newest first."""
+    """Runs at or below `root` by name: those with results first, and the newest of them."""
     if not root.is_dir():
         return {}
     if (root / "config.toml").is_file() or (root / "results.parquet").is_file():
         return {root.resolve().name: root}
     found = [p.parent for p in root.rglob("config.toml")]
-    found.sort(key=lambda run: (run / "config.toml").stat().st_mtime, reverse=True)
+    found.sort(key=_standing, reverse=True)
     return {str(run.relative_to(root)): run for run in found}
+
+
+def _standing(run: Path) -> tuple[bool, float]:
+    """Whether it has results, and when it was begun: no page opens on a run that is under way."""
+    return (run / "results.parquet").is_file(), (run / "config.toml").stat().st_mtime
 
 
 def offered() -> dict[str, Path]:
@@ -77,6 +82,11 @@ def offered() -> dict[str, Path]:
     if told.example and EXAMPLE.is_dir():
         runs = {_EXAMPLE_NAME: EXAMPLE} | runs
     return runs
+
+
+def finished() -> list[str]:
+    """The names of those that have results."""
+    return [name for name, run in offered().items() if (run / "results.parquet").is_file()]
 
 
 def config(run: Path) -> dict[str, Any]:
@@ -99,8 +109,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         OSError, ValueError: no such file, or no table.
     """
-    told = path.stat()
-    return _read(str(path), told.st_mtime_ns, told.st_size)
+    return _read(*state_of(path))
 
 
 def results(run: Path) -> pd.DataFrame:
@@ -120,7 +129,7 @@ def results(run: Path) -> pd.DataFrame:
 
 
 @st.cache_data(max_entries=40, show_spinner=False)
-def _read_site(path: str, site: str, changed_ns: int, size: int) -> pd.DataFrame:
+def _read_site(path: str, changed_ns: int, size: int, site: str) -> pd.DataFrame:
     """The rows of a table at one site."""
     return pd.read_parquet(path, filters=[("site", "==", site)])
 
@@ -135,12 +144,20 @@ def directions(run: Path) -> pd.DataFrame:
 
 def points(run: Path, site: str) -> pd.DataFrame:
     """The run's texts on its directions at a site; empty where it projected none."""
-    path = run / PROJECTION
     try:
-        told = path.stat()
-        return _read_site(str(path), site, told.st_mtime_ns, told.st_size)
+        return _read_site(*state_of(run / PROJECTION), site)
     except (OSError, ValueError):
         return pd.DataFrame()
+
+
+def state_of(path: Path) -> tuple[str, int, int]:
+    """A file and when it changed to what size: what is kept of it is known by that.
+
+    Raises:
+        OSError: no such file.
+    """
+    told = path.stat()
+    return str(path), told.st_mtime_ns, told.st_size
 
 
 def begin() -> None:

@@ -23,7 +23,7 @@ def main() -> None:
     st.header("Directions")
     share_run(opened.run, "chart_direction_cosine")
     runs = session.offered()
-    others = [name for name in runs if name != opened.name]
+    others = [name for name in session.finished() if name != opened.name]
     beside = _ALONE
     if others:
         beside = st.selectbox(

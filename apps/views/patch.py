@@ -118,8 +118,8 @@ def _choose_cell(*places: DeltaGenerator) -> tuple[int | None, int | None]:
 def _take_cell() -> None:
     hits = st.session_state["prompt_map"]["selection"].get("cell") or []
     if hits:
-        st.session_state["cell_block"] = float(hits[0]["depth"])
-        st.session_state["cell_token"] = float(hits[0]["position"])
+        st.session_state["cell_block"] = int(hits[0]["depth"])
+        st.session_state["cell_token"] = int(hits[0]["position"])
 
 
 def _find(job: Job, block: int | None, token: int | None) -> Cell | None:

@@ -34,7 +34,7 @@ def main() -> None:
         f"import pandas as pd\n\npd.read_parquet({str(opened.run / 'results.parquet')!r})",
         f"{command}\n# with changed settings, in another folder:\n{command} --set seed=1",
     )
-    others = [name for name in runs if name != opened.name]
+    others = [name for name in session.finished() if name != opened.name]
     if others:
         st.subheader("Compare")
         other = st.selectbox(f"{opened.name} against", others, key="against", bind="query-params")

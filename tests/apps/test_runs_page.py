@@ -214,6 +214,15 @@ def test_an_unfinished_run_can_be_gone_on_with(root: Path, monkeypatch: pytest.M
     assert list(listed["state"]) == ["under way"]
 
 
+def test_a_page_opens_on_a_run_with_results(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = root / "patch" / "under-way"
+    newer.mkdir()
+    EXPERIMENTS["patch"].settings(**TINY).write(newer / "config.toml")
+    at = open_at(monkeypatch, str(root))
+    assert at.selectbox(key="run").options == ["patch/first", "patch/under-way"]
+    assert at.selectbox(key="run").value == "patch/first" and not at.info
+
+
 def test_a_finished_run_and_the_shipped_one_are_not_gone_on_with(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
