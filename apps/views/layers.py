@@ -12,6 +12,7 @@ from apps import session
 from apps.charts import kept
 from apps.showing import numbers, share_run, show, table, theme
 from experiments import figures
+from experiments.runner import PROJECTION
 
 _LISTED = ["text", "variety", "behaviour", "group"]
 _PROBES = ("variety", "behaviour")
@@ -79,25 +80,50 @@ def _projection(opened: session.Opened) -> None:
     }
     hues = [h for h, key in zip(_PROBES, ("variety_1", "harmful")) if key in keys.values()]
     colour = hue.selectbox("Colour by", hues, **_linked("colour"))
-    join = st.toggle("Join parallel sentences", help="One group, one line.", **_linked("joined"))
+    line, lasso, _ = st.columns(3)
+    join = line.toggle("Join parallel sentences", help="One group, one line.", **_linked("joined"))
     look = {"site": site, "colour": colour, "join": join, **chosen}
     # Another view is another chart: a box drawn in one says nothing about the next.
     view = "_".join(("projection", site.replace(".", "_"), *chosen.values()))
     if figures.no_picture(axes, site=site, **chosen):
         show(figures.chart_projection(points, axes, theme(), **look), view)
         return
+    seen = (session.state_of(opened.run / PROJECTION), points, axes, theme(), tuple(look.items()))
     # Streamlit has charts with a lasso from 1.67 on.
-    if hasattr(st, "echarts_chart") and st.toggle("Lasso", help=_LASSO, **_linked("lasso")):
-        inside = _in_lasso(figures.lasso_projection(points, axes, theme(), **look), view)
+    if hasattr(st, "echarts_chart") and lasso.toggle("Lasso", help=_LASSO, **_linked("lasso")):
+        inside = _in_lasso(_lasso(*seen), view)
         _list(points, inside, "lasso", "Press the lasso below the title, then draw round points.")
     else:
-        chart = figures.chart_projection(points, axes, theme(), **look, box="box")
-        box = show(chart, view, on_select="rerun")["selection"].get("box") or {}
+        box = show(_map(*seen), view, on_select="rerun")["selection"].get("box") or {}
         inside = np.zeros(len(points), dtype=bool)
         if {"x", "y"} <= set(box):
             inside = np.logical_and(*(points[chosen[c]].between(*box[c]) for c in "xy"))
         _list(points, inside if box else None, "box", "Drag a box over points to list their texts.")
     numbers(points, "projection", label="All points")
+
+
+@st.cache_resource(max_entries=40, show_spinner=False)
+def _map(
+    state: tuple[str, int, int],
+    _points: pd.DataFrame,
+    _axes: pd.DataFrame,
+    theme: figures.Theme,
+    look: tuple[tuple[str, Any], ...],
+) -> figures.Figure:
+    """The chart of the file in that state, made once: a box drawn in it changes nothing of it."""
+    return figures.chart_projection(_points, _axes, theme, **dict(look), box="box")
+
+
+@st.cache_resource(max_entries=40, show_spinner=False)
+def _lasso(
+    state: tuple[str, int, int],
+    _points: pd.DataFrame,
+    _axes: pd.DataFrame,
+    theme: figures.Theme,
+    look: tuple[tuple[str, Any], ...],
+) -> figures.Lasso:
+    """As `_map`, with a lasso."""
+    return figures.lasso_projection(_points, _axes, theme, **dict(look))
 
 
 def _linked(key: str) -> dict[str, Any]:

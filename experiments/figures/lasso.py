@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from experiments.figures.look import Theme, palette
-from experiments.figures.projection import joined, picture_of
+from experiments.figures.projection import joined, names_beside, picture_of
 
 _SYMBOLS = {"triangle-up": "triangle", "square": "rect"}
+_UNSEEN = {"animation": False, "silent": True, "tooltip": {"show": False}}
 _FONT = "Helvetica, Arial, sans-serif"
 #: Pixels; the plot is as large as that of `chart_projection`.
 WIDTH, _PLOT_HEIGHT, _LEFT, _RIGHT, _LINE = 760, 400, 70, 200, 16
@@ -51,17 +52,14 @@ def lasso_projection(
         return Lasso({}, 0, seen.why, {}, seen.why)
     p = palette(theme)
     datasets, series, places = [], [], {}
+
+    def add(key: str, source: pd.DataFrame, **how: Any) -> None:
+        place = {"id": key, "datasetIndex": len(datasets), "encode": {"x": "x", "y": "y"}}
+        series.append(place | {"animation": False} | how)
+        datasets.append({"source": source.reset_index(drop=True)})
+
     if join:
-        parallel = _with_gaps(joined(seen.rows))
-        datasets.append({"source": parallel})
-        series.append(
-            {
-                **{"id": "lines", "type": "line", "datasetIndex": 0, "silent": True},
-                **{"encode": {"x": "x", "y": "y"}, "showSymbol": False, "connectNulls": False},
-                **{"lineStyle": {"width": 0.7, "opacity": 0.35, "color": p.quiet}, "z": 1},
-                "animation": False,
-            }
-        )
+        add("lines", _with_gaps(joined(seen.rows)), **_line(p.quiet, 0.35), z=1)
     for name, (fill, edge) in seen.looks.items():
         for kind, shape in seen.shapes.items():
             part = seen.rows[(seen.rows[seen.field] == name) & (seen.rows["kind"] == kind)]
@@ -69,30 +67,34 @@ def lasso_projection(
                 continue
             key = f"{name}, {kind}"
             places[key] = part["row"].to_numpy()
-            series.append(
-                {
-                    **{"id": key, "name": name, "type": "scatter", "datasetIndex": len(datasets)},
-                    **{"encode": {"x": "x", "y": "y"}, "symbolSize": 8, "z": 2},
-                    "symbol": _SYMBOLS.get(shape, shape),
-                    "itemStyle": {
-                        **{"color": fill, "opacity": 0.7},
-                        **{"borderColor": edge, "borderWidth": int(fill != edge)},
-                    },
-                    "animation": False,
-                }
+            add(
+                key,
+                part[["x", "y", "text", "variety", "kind", "part", "group"]],
+                **{"type": "scatter", "name": name, "symbol": _SYMBOLS.get(shape, shape)},
+                **{"symbolSize": 8, "z": 2},
+                itemStyle={
+                    **{"color": fill, "opacity": 0.7},
+                    **{"borderColor": edge, "borderWidth": int(fill != edge)},
+                },
             )
-            shown = ["x", "y", "text", "variety", "kind", "part", "group"]
-            datasets.append({"source": part[shown].reset_index(drop=True)})
+    if seen.field == "variety":
+        beside = names_beside(seen.rows)
+        ends = beside[["x2", "y2", "name"]].set_axis(["x", "y", "name"], axis=1)
+        leads = pd.concat([beside[["x", "y", "name"]], ends]).assign(group=lambda e: e["name"])
+        add("leads", _with_gaps(leads), **_line(p.quiet, 1.0), z=3)
+        label = {"show": True, "formatter": "{@name}", "position": "right", "distance": 2}
+        ink = {"color": p.ink, "fontFamily": _FONT, "fontSize": 11.5}
+        add("names", ends, type="scatter", symbolSize=0, label=label | ink, z=4, **_UNSEEN)
     heading = textwrap.wrap(seen.told, 84)
-    shapes = "; ".join(f"{shape}: {kind}" for kind, shape in seen.shapes.items())
+    shapes = "; ".join(f"{shape.removesuffix('-up')}: {k}" for k, shape in seen.shapes.items())
     below = textwrap.wrap(seen.below, 106) + ([f"{shapes}."] if len(seen.shapes) > 1 else [])
     top = 26 + 19 * len(heading) + _LINE * len(below)
-    height = top + _PLOT_HEIGHT + 90
+    height = top + _PLOT_HEIGHT + 70
     plain = {"color": p.ink, "fontFamily": _FONT}
     axis = {
         **{"type": "value", "scale": True, "nameLocation": "middle", "nameTextStyle": plain},
         "axisLabel": plain,
-        "axisLine": {"show": True, "lineStyle": {"color": p.quiet}},
+        "axisLine": {"show": True, "onZero": False, "lineStyle": {"color": p.quiet}},
         "splitLine": {"lineStyle": {"color": p.grid}},
     }
     option = {
@@ -103,9 +105,10 @@ def lasso_projection(
             "textStyle": plain | {"fontSize": 14, "lineHeight": 19},
             "subtextStyle": {"color": p.quiet, "fontFamily": _FONT, "lineHeight": _LINE},
         },
-        "grid": {"left": _LEFT, "right": _RIGHT, "top": top + 24, "height": _PLOT_HEIGHT - 24},
+        "grid": {"left": _LEFT, "right": _RIGHT, "top": top + 30, "height": _PLOT_HEIGHT - 30},
         "legend": {
-            **{"orient": "vertical", "right": 8, "top": top + 24, "textStyle": plain},
+            **{"orient": "vertical", "left": WIDTH - _RIGHT + 16, "top": top + 30},
+            **{"textStyle": plain, "height": _PLOT_HEIGHT - 30},
             **{"data": list(seen.looks), "type": "scroll", "inactiveColor": p.null},
         },
         "tooltip": {
@@ -114,7 +117,7 @@ def lasso_projection(
             **{"confine": True, "extraCssText": "max-width: 420px; white-space: normal;"},
         },
         "toolbox": {
-            **{"left": _LEFT, "top": top - 4, "itemSize": 18, "iconStyle": {"borderColor": p.ink}},
+            **{"left": _LEFT, "top": top - 10, "itemSize": 18, "iconStyle": {"borderColor": p.ink}},
             "feature": {
                 "brush": {"title": {"polygon": "Lasso", "rect": "Box", "clear": "Clear"}},
             },
@@ -122,7 +125,7 @@ def lasso_projection(
         "brush": {
             **{"toolbox": ["polygon", "rect", "clear"], "xAxisIndex": 0, "yAxisIndex": 0},
             **{"throttleType": "debounce", "throttleDelay": 60, "brushMode": "single"},
-            "outOfBrush": {"colorAlpha": 0.25},
+            "outOfBrush": {"opacity": 0.15},
         },
         "xAxis": axis | {"name": "\n".join(textwrap.wrap(seen.titles["x"], 70)), "nameGap": 30},
         "yAxis": axis | {"name": "\n".join(textwrap.wrap(seen.titles["y"], 60)), "nameGap": 42},
@@ -130,6 +133,12 @@ def lasso_projection(
         "series": series,
     }
     return Lasso(option, height, seen.told, places)
+
+
+def _line(colour: str, opacity: float) -> dict[str, Any]:
+    """A thin line through points, which nothing selects; gaps are left open."""
+    style = {"width": 0.7, "opacity": opacity, "color": colour}
+    return {"type": "line", "lineStyle": style, "showSymbol": False, **_UNSEEN}
 
 
 def _with_gaps(rows: pd.DataFrame) -> pd.DataFrame:

@@ -100,7 +100,7 @@ def _filled(axes: pd.DataFrame, x: str, y: str, site: str) -> tuple[str, str, st
     """What was asked for, and what is usual where nothing was."""
     if axes.empty:
         return x, y, site
-    usual = usual_directions(axes)
+    usual = ("", "") if x and y else usual_directions(axes)
     return x or usual[0], y or usual[1], site or list(depths(axes))[-1]
 
 
@@ -264,10 +264,13 @@ def _behaviour_looks(kinds: list[str], p: Palette) -> dict[str, tuple[str, str]]
     return {kind: (known.get(kind, p.quiet), known.get(kind, p.quiet)) for kind in kinds}
 
 
-def _names(rows: pd.DataFrame, titles: dict[str, list[str]], p: Palette) -> list[alt.Chart]:
-    """Each variety's name beside its points, so that no colour need be told from another.
+def names_beside(rows: pd.DataFrame) -> pd.DataFrame:
+    """Where to write each variety's name, so that no colour need be told from another.
 
     Names that would lie on each other are moved up, and a thin line leads to the points.
+
+    Returns:
+        Columns name, x, y (the middle of the variety's points), x2, y2 (where its name begins).
     """
     plain = rows[rows["kind"] == _KINDS[""]]
     named = rows if plain.empty else plain
@@ -285,7 +288,11 @@ def _names(rows: pd.DataFrame, titles: dict[str, list[str]], p: Palette) -> list
         table.append(
             {"x": float(at["x"]), "y": float(at["y"]), "x2": label_x, "y2": label_y, "name": name}
         )
-    labels = alt.Chart(pd.DataFrame(table))
+    return pd.DataFrame(table)
+
+
+def _names(rows: pd.DataFrame, titles: dict[str, list[str]], p: Palette) -> list[alt.Chart]:
+    labels = alt.Chart(names_beside(rows))
     across, up = titles["x"], titles["y"]
     leads = labels.mark_rule(color=p.quiet, strokeWidth=0.8).encode(
         x=alt.X("x:Q", title=across), y=alt.Y("y:Q", title=up), x2="x2:Q", y2="y2:Q"
