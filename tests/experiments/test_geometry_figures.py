@@ -233,7 +233,9 @@ def test_the_lasso_has_the_points_of_the_chart_each_once(
 ) -> None:
     lasso = figures.lasso_projection(points, axes, colour=colour)
     assert sorted(np.concatenate(list(lasso.rows.values()))) == list(range(len(points)))
-    for series in lasso.option["series"]:
+    drawn_as = {series["id"]: series for series in lasso.option["series"]}
+    assert ("names" in drawn_as) == (colour == "variety")
+    for series in map(drawn_as.__getitem__, lasso.rows):
         shown = lasso.option["dataset"][series["datasetIndex"]]["source"]
         own = points.iloc[lasso.rows[series["id"]]]
         assert shown["x"].tolist() == own["harmful"].tolist()
