@@ -1,7 +1,8 @@
 """The explorer as a server that answers under this machine's own names only.
 
-A page of another site may make its name stand for this machine, and would then read what is served
-here. Streamlit's `server.allowedHosts` refuses it the websocket; this refuses it everything.
+A page of another site may make its name stand for this machine, or ask from another port of it, and
+would then read what is served here and start what can be started. Streamlit's own settings refuse
+the first a websocket; this refuses both everything.
 """
 
 from __future__ import annotations
@@ -35,8 +36,15 @@ def is_local(host: str) -> bool:
     return "@" not in host and name.rstrip(".") in LOCAL
 
 
+def is_own(host: list[str], origin: list[str]) -> bool:
+    """Whether a request names this machine, and comes from a page of this server or from none."""
+    if len(host) != 1 or not is_local(host[0]):
+        return False
+    return not origin or origin in ([f"http://{host[0]}"], [f"https://{host[0]}"])
+
+
 class OnlyLocal:
-    """Refuses a request, or a websocket, that comes under another host's name: status 403."""
+    """Refuses a request, or a websocket, that `is_own` does not hold for: status 403."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -45,14 +53,17 @@ class OnlyLocal:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if len(hosts) == 1 and is_local(hosts[0]):
+        host, origin = (
+            [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
+            for wanted in (b"host", b"origin")
+        )
+        if is_own(host, origin):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            told = "The explorer answers under 127.0.0.1 and localhost only.\n"
-            await PlainTextResponse(told, status_code=403)(scope, receive, send)
+            said = "The explorer answers its own pages under 127.0.0.1 and localhost only.\n"
+            await PlainTextResponse(said, status_code=403)(scope, receive, send)
 
 
 @asynccontextmanager

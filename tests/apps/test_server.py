@@ -123,8 +123,14 @@ def test_another_hosts_name_is_refused_everything(server: Server, host: str) -> 
         assert server.handshake(named, f"http://127.0.0.1:{server.port}") == 403
 
 
-def test_a_page_of_another_site_gets_no_websocket(server: Server) -> None:
-    assert server.handshake(f"127.0.0.1:{server.port}", "http://evil.example") == 403
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "http://127.0.0.1:1", "http://localhost", "null"]
+)
+def test_a_page_of_another_site_or_port_is_refused(server: Server, origin: str) -> None:
+    own = f"127.0.0.1:{server.port}"
+    assert server.handshake(own, origin) == 403
+    assert server.answer("/_stcore/health", own, Origin=origin)[0] == 403
+    assert server.answer("/_stcore/health", own, Origin=f"http://{own}")[0] == 200
 
 
 def test_an_address_that_others_can_reach_is_refused_by_the_command() -> None:
