@@ -16,6 +16,8 @@ import torch
 from activations import Model, open_model
 from apps.cli import main
 from experiments import ConfigError, figures
+from experiments.reporting import writing
+from experiments.reporting.pictures import Picture
 from experiments.token_shift import (
     TokenShiftSettings,
     run_token_shift,
@@ -53,6 +55,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn once, by `folder`; they take longer than what is measured."""
     for name in ("save_chart", *(n for n in figures.__all__ if n.startswith("chart_shift"))):
         monkeypatch.setattr(figures, name, lambda *_: None)
+    monkeypatch.setattr(writing, "picture_of", lambda *_: Picture("<svg/>", "<svg/>", ""))
 
 
 def one(frame: pd.DataFrame, measure: str, **where: Any) -> pd.Series:
