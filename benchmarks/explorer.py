@@ -182,7 +182,8 @@ def main() -> None:
             shutil.copytree(EXAMPLE, Path(place) / "runs" / name)
         path = Path(place) / "runs" / "large" / "projection.parquet"
         points = pd.read_parquet(path)
-        points.sample(_POINTS, replace=True, random_state=0).to_parquet(path)
+        many = points.groupby("site").sample(_POINTS, replace=True, random_state=0)
+        many.to_parquet(path)
         browser = Explorer(Path(place), Path(place) / "runs")
         try:
             seconds, sizes, hosts = measure(browser, 1 if options.quick else 3)

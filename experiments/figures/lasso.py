@@ -90,9 +90,16 @@ def lasso_projection(
     below = textwrap.wrap(seen.below, 106) + ([f"{shapes}."] if len(seen.shapes) > 1 else [])
     top = 26 + 19 * len(heading) + _LINE * len(below)
     height = top + _PLOT_HEIGHT + 70
+    upwards = textwrap.wrap(seen.titles["y"], 64)
+    left = _LEFT + 14 * (len(upwards) - 1)
     plain = {"color": p.ink, "fontFamily": _FONT}
     axis = {
-        **{"type": "value", "scale": True, "nameLocation": "middle", "nameTextStyle": plain},
+        **{
+            "type": "value",
+            "scale": True,
+            "nameLocation": "middle",
+            "nameTextStyle": plain | {"lineHeight": 14},
+        },
         "axisLabel": plain,
         "axisLine": {"show": True, "onZero": False, "lineStyle": {"color": p.quiet}},
         "splitLine": {"lineStyle": {"color": p.grid}},
@@ -105,7 +112,7 @@ def lasso_projection(
             "textStyle": plain | {"fontSize": 14, "lineHeight": 19},
             "subtextStyle": {"color": p.quiet, "fontFamily": _FONT, "lineHeight": _LINE},
         },
-        "grid": {"left": _LEFT, "right": _RIGHT, "top": top + 30, "height": _PLOT_HEIGHT - 30},
+        "grid": {"left": left, "right": _RIGHT, "top": top + 30, "height": _PLOT_HEIGHT - 30},
         "legend": {
             **{"orient": "vertical", "left": WIDTH - _RIGHT + 16, "top": top + 30},
             **{"textStyle": plain, "height": _PLOT_HEIGHT - 30},
@@ -117,7 +124,7 @@ def lasso_projection(
             **{"confine": True, "extraCssText": "max-width: 420px; white-space: normal;"},
         },
         "toolbox": {
-            **{"left": _LEFT, "top": top - 10, "itemSize": 18, "iconStyle": {"borderColor": p.ink}},
+            **{"left": left, "top": top - 10, "itemSize": 18, "iconStyle": {"borderColor": p.ink}},
             "feature": {
                 "brush": {"title": {"polygon": "Lasso", "rect": "Box", "clear": "Clear"}},
             },
@@ -128,7 +135,7 @@ def lasso_projection(
             "outOfBrush": {"opacity": 0.15},
         },
         "xAxis": axis | {"name": "\n".join(textwrap.wrap(seen.titles["x"], 70)), "nameGap": 30},
-        "yAxis": axis | {"name": "\n".join(textwrap.wrap(seen.titles["y"], 60)), "nameGap": 42},
+        "yAxis": axis | {"name": "\n".join(upwards), "nameGap": 42},
         "dataset": datasets,
         "series": series,
     }

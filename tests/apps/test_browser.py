@@ -259,6 +259,32 @@ def test_a_click_on_a_point_of_either_line_opens_its_depth(page: Page) -> None:
         wait(lambda t=told: t in page.titles(page.charts()[0]), "the overlap at that depth")
 
 
+def test_a_lasso_round_all_points_lists_all_of_them(page: Page) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    page.driver.get(f"{page.address}?lasso=true&layer=1")
+    chart = wait(lambda: page.all("[data-testid=stEChartsChart]"), "the chart with a lasso")[0]
+    wait(lambda: page.all(IDLE), "the page")
+    page.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    time.sleep(1)  # a chart that is still being laid out loses clicks
+    wide, tall = chart.size["width"], chart.size["height"]
+    plot = (76, tall - 440, 554, tall - 75)  # left, top, right, bottom
+
+    def drag(*path: tuple[float, float]) -> ActionChains:
+        pen = ActionChains(page.driver, duration=20)
+        for i, (x, y) in enumerate(path):
+            pen.move_to_element_with_offset(chart, int(x - wide / 2), int(y - tall / 2))
+            pen = pen.click_and_hold() if i == 0 else pen
+        return pen.release()
+
+    left, top, right, bottom = plot
+    drag((left + 20, top - 10)).perform()  # the toolbox's first button
+    corners = [(left, top + 5), (right, top + 5), (right, bottom), (left, bottom)]
+    drag(*corners, (left, top + 9)).perform()
+    told = lambda: [x.text for x in page.all("[data-testid=stCaptionContainer]")]  # noqa: E731
+    wait(lambda: any(t.startswith("80 of 80 texts in the lasso") for t in told()), "their list")
+
+
 def test_a_click_on_a_cell_opens_the_pair_and_the_link_shows_it_again(page: Page) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
