@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+# Around the command, in its group: it ends the group once the server's end of its input is closed,
+# as it is however the server ends.
+_GUARD = """
+import os, signal, subprocess, sys, threading
+
+def watch():
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=watch, daemon=True).start()
+sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL))
+"""
 _GRACE = 3.0
 _READ = 20_000
 
@@ -25,7 +36,7 @@ class Child:
         output: the file that what it writes goes to.
 
     Raises:
-        OSError: the command cannot be started.
+        OSError: no process can be started, or the file not be written.
     """
 
     def __init__(self, command: Sequence[str], output: Path) -> None:
@@ -34,13 +45,12 @@ class Child:
         self._stopped = False
         with output.open("wb") as sink:
             self._process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-I", "-c", _GUARD, *command],
+                stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        _all.add(self)
 
     @property
     def alive(self) -> bool:
@@ -52,7 +62,7 @@ class Child:
 
     @property
     def code(self) -> int | None:
-        """Its exit code, negative where a signal ended it; None while it goes on."""
+        """Its exit code, not 0 where a signal ended it; None while it goes on."""
         return self._process.poll()
 
     @property
@@ -88,12 +98,3 @@ class Child:
     def _signal(self, kind: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, kind)
-
-
-_all: weakref.WeakSet[Child] = weakref.WeakSet()
-
-
-@atexit.register
-def _end_all() -> None:
-    for child in list(_all):
-        child.stop()

@@ -107,13 +107,14 @@ def _numbers(rows: pd.DataFrame, key: str, label: str) -> None:
         )
 
 
-def differences(found: pd.DataFrame, key: str, *, this: str, other: str) -> None:
+def differences(found: pd.DataFrame, key: str, *, this: str, other: str, **headings: str) -> None:
     """Figures of the two runs of these names, each with its interval, and the difference."""
     st.dataframe(
         readable(found),
         hide_index=True,
         key=key,
-        column_config={
+        column_config=headings
+        | {
             "this": this,
             "other": other,
             "difference": st.column_config.NumberColumn(format="%+.3f"),

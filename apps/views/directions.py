@@ -77,9 +77,11 @@ def _both(one: session.Opened, other: session.Opened) -> None:
     if found.empty:
         st.info("The two runs measured no direction at a site that both have.")
         return
-    # All are of harm, so that the table need not say it.
-    listed = found.drop(columns="behaviour")
-    differences(listed, "direction_differences", this=one.name, other=other.name)
+    # Short, so that both runs are seen at once: all are of harm, and a depth says which site.
+    labels = figures.depths(found)
+    listed = found.drop(columns="behaviour").replace({"site": labels, "reference": labels})
+    key = "direction_differences"
+    differences(listed, key, this=one.name, other=other.name, site="depth")
     numbers(found, "direction_differences_all", label="The same, to take along")
 
 

@@ -76,19 +76,27 @@ def test_stop_ends_what_the_command_started_too(tmp_path: Path, deaf: bool) -> N
     child.stop()  # of one that has ended: nothing
 
 
-def test_a_child_ends_with_the_process_that_began_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_child_ends_with_the_process_that_began_it(tmp_path: Path, end: str) -> None:
     inner = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     code = (
-        "import sys, time; from pathlib import Path; from apps.child import Child\n"
+        "import os, signal, sys, time; from pathlib import Path; from apps.child import Child\n"
         f"child = Child([sys.executable, '-c', {inner!r}], Path({str(tmp_path / 'out')!r}))\n"
         "while not child.lines(1): time.sleep(0.02)\n"
-        "print(child.lines(1)[0])"
+        f"print(child.lines(1)[0])\n{end}"
     )
     outer = Child(python(code), tmp_path / "outer")
     until(lambda: not outer.alive)
-    until(lambda: not is_there(int(outer.lines(1)[0])), 2)
+    assert outer.lines(1)[0].isdigit()
+    until(lambda: not is_there(int(outer.lines(1)[0])), 5)
 
 
-def test_a_command_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+def test_a_command_that_is_not_there_fails_and_says_so(tmp_path: Path) -> None:
+    child = Child([str(tmp_path / "none")], tmp_path / "out")
+    until(lambda: not child.alive)
+    assert child.code and "none" in child.lines(1)[0]
+
+
+def test_a_place_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        Child([str(tmp_path / "none")], tmp_path / "out")
+        Child(python("pass"), tmp_path / "no" / "out")

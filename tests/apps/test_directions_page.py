@@ -92,7 +92,8 @@ def test_differences_are_of_what_both_runs_measured(
     assert len(shown) == len(plain) > 0
     assert shown["difference"].round(9).eq(-0.125).all()
     row = before[before["measure"].eq(MEASURES[0]) & before["control"].eq("")].iloc[0]
-    own = shown[shown["measure"].eq(MEASURES[0]) & shown["site"].eq(row["site"])]
+    depth = figures.depths(before)[row["site"]]
+    own = shown[shown["measure"].eq(MEASURES[0]) & shown["site"].eq(depth)]
     assert own["this"].item() == f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
