@@ -36,12 +36,16 @@ def kept(
 ) -> Drawn:
     """`make` of the table at that path, from before if the file has not changed since."""
     told = table.stat()
-    return _made(str(table), told.st_mtime_ns, told.st_size, make.__name__, args, kwargs, make)
+    return _made(str(table), told.st_mtime_ns, told.st_size, _name(make), args, kwargs, make)
 
 
 def sized(figure: figures.Figure) -> figures.Figure:
     """The chart as a page has it: Streamlit would squeeze the plot to make room for its title."""
     return figure.properties(autosize="pad", background="transparent")
+
+
+def _name(make: Callable[..., Any]) -> str:
+    return f"{make.__module__}.{make.__qualname__}"
 
 
 @st.cache_resource(max_entries=200, show_spinner=False)

@@ -136,6 +136,8 @@ def _find(job: Job, block: int | None, token: int | None) -> Cell | None:
 
 def _map(job: Job, live: bool, at: Cell | None = None) -> None:
     """The map as far as it is known, the open cell framed."""
+    if live and not job.alive:
+        st.rerun()  # it is over: the page shows what is known, without redrawing this first
     if job.error:
         models.tell(job.error)
     if live:
@@ -147,14 +149,14 @@ def _map(job: Job, live: bool, at: Cell | None = None) -> None:
     _aligned(job.about["tokens"])
     cells = job.frame()
     labels = [str(i) for i in range(len(job.about["sites"]))]
-    chart = figures.chart_prompt_map(
-        cells, job.about["tokens"], labels, theme(), pick=None if live else "cell", at=at and at[:2]
-    )
+    tokens = job.about["tokens"]
     if live:
+        chart = job.latest(
+            len(cells), lambda: figures.chart_prompt_map(cells, tokens, labels, theme())
+        )
         draw(chart, "filling")
-        if not job.alive:
-            st.rerun()
         return
+    chart = figures.chart_prompt_map(cells, tokens, labels, theme(), pick="cell", at=at and at[:2])
     show(chart, "prompt_map", on_select=_take_cell)
     numbers(cells, "patched_cells")
 

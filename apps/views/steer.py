@@ -35,7 +35,18 @@ def main() -> None:
     left, middle, right = st.columns(3)
     direction = left.selectbox("Direction", towards, key="towards", bind="query-params")
     block = int(
-        middle.number_input("Block", 0, 200, 1, key="block", bind="query-params", help="From 0.")
+        # Of whole numbers Streamlit cannot read an address that says `inf`.
+        middle.number_input(
+            "Block",
+            min_value=0.0,
+            max_value=200.0,
+            value=1.0,
+            step=1.0,
+            format="%.0f",
+            key="block",
+            help="From 0.",
+            bind="query-params",
+        )
     )
     strength = right.slider(
         "Strength (differences of means)", -3.0, 3.0, 1.0, 0.25, key="strength", bind="query-params"
@@ -125,7 +136,9 @@ def _replies(job: Job, live: bool) -> None:
             st.markdown(f"**{heading}**")
             at = 0.0 if kind == "plain" else asked
             own = rows[rows["kind"].eq(kind) & rows["strength"].eq(at)]
-            st.code(own["reply"].iloc[0] if len(own) else "…", language=None, wrap_lines=True)
+            st.code(
+                own["reply"].iloc[0].strip() if len(own) else "…", language=None, wrap_lines=True
+            )
     if live:
         if len(rows) > 1:
             draw(
