@@ -117,8 +117,8 @@ def results(run: Path) -> pd.DataFrame:
     table = run / "results.parquet"
     if not table.is_file():
         st.info(
-            f"The run `{run.name}` has no results yet; `isogloss run compare --config "
-            f"{run / 'config.toml'} --out {run}` finishes it."
+            f"The run `{run.name}` has no results yet; go on with it under Runs, or by `isogloss "
+            f"run EXPERIMENT --config {run / 'config.toml'} --out {run}`."
         )
         st.stop()
     try:

@@ -41,9 +41,9 @@ def write_report(runs: Sequence[Planned], folder: BatchFolder) -> pd.DataFrame:
         lines += ["", "`--retry` runs them again.", ""]
     pictures = {}
     if len(summary):
-        chart = chart_batch(summary)
-        save_chart(chart, folder.root / "figures" / _FIGURE)
-        pictures[f"figures/{_FIGURE}.png"] = picture_of(chart, "Runs by measure")
+        spec = chart_batch(summary).to_dict()
+        save_chart(spec, folder.root / "figures" / _FIGURE)
+        pictures[f"figures/{_FIGURE}.png"] = picture_of(spec, "Runs by measure")
         lines += [
             "## The runs beside each other",
             "",

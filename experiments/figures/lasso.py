@@ -18,7 +18,9 @@ _SYMBOLS = {"triangle-up": "triangle", "square": "rect"}
 _UNSEEN = {"animation": False, "silent": True, "tooltip": {"show": False}}
 _FONT = "Helvetica, Arial, sans-serif"
 #: Pixels; the plot is as large as that of `chart_projection`.
-WIDTH, _PLOT_HEIGHT, _LEFT, _RIGHT, _LINE = 760, 400, 70, 200, 16
+#: Of the whole chart, in pixels.
+WIDTH = 760
+_PLOT_HEIGHT, _LEFT, _RIGHT, _LINE = 400, 70, 200, 16
 
 
 class Lasso(NamedTuple):

@@ -19,6 +19,8 @@ Figure: TypeAlias = (
 Theme: TypeAlias = Literal["light", "dark"]
 
 EMBEDDING_SITE = "blocks.0.hook_resid_pre"
+#: Of Vega-Lite, as its converter names it: that of the specifications which Altair makes.
+SPEC_VERSION = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 DEPTH_TITLE = "depth (embedding, then block number)"
 
 # Okabe and Ito's palette, told apart under every common colour blindness. Black is kept for the
@@ -277,14 +279,21 @@ def finish(chart: Figure, theme: Theme) -> Figure:
     )
 
 
-def save_chart(chart: Figure, path: str | Path) -> tuple[Path, Path]:
+def save_chart(chart: Figure | dict[str, Any], path: str | Path) -> tuple[Path, Path]:
     """Write `path`.png (twice the size on screen) and `path`.html, which needs no network.
 
-    `path` has no suffix; its folder is made.
+    Args:
+        chart: the chart, or its specification, where that is already made.
+        path: has no suffix; its folder is made.
     """
+    import vl_convert
+
+    spec = chart if isinstance(chart, dict) else chart.to_dict()
     stem = Path(path)
     stem.parent.mkdir(parents=True, exist_ok=True)
     picture, page = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.html")
-    chart.save(str(picture), format="png", scale_factor=2)
-    chart.save(str(page), format="html", inline=True)
+    picture.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=SPEC_VERSION, scale=2))
+    page.write_text(
+        vl_convert.vegalite_to_html(spec, vl_version=SPEC_VERSION, bundle=True), encoding="utf-8"
+    )
     return picture, page

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from experiments.figures import Figure
-
+from typing import Any
 
 # What each mark says to a screen reader, which a picture inside a page does not pass on.
 _HEARD = re.compile(r' (?:aria-[a-z]+|role)="[^"]*"')
@@ -28,9 +24,11 @@ class Picture:
     alt: str
 
 
-def picture_of(chart: Figure, title: str) -> Picture:
-    """The picture of a chart drawn in the light theme; its title stands in for a description."""
-    spec = chart.to_dict()
+def picture_of(spec: dict[str, Any], title: str) -> Picture:
+    """The picture of a chart drawn in the light theme, by its specification.
+
+    The title stands in for a description.
+    """
     return Picture(_svg(spec), _svg(darkened(spec)), str(spec.get("description") or title))
 
 
@@ -53,11 +51,11 @@ def darkened(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _svg(spec: dict[str, Any]) -> str:
-    import altair as alt
     import vl_convert
 
-    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    return _HEARD.sub("", vl_convert.vegalite_to_svg(spec, vl_version=version))
+    from experiments.figures.look import SPEC_VERSION
+
+    return _HEARD.sub("", vl_convert.vegalite_to_svg(spec, vl_version=SPEC_VERSION))
 
 
 def _colours(part: Any) -> set[str]:

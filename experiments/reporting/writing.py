@@ -32,8 +32,9 @@ def write_report(
         write_frame(frame, path / file)
     pictures = {}
     for stem, (title, chart) in told.figures.items():
-        save_chart(chart, path / "figures" / stem)
-        pictures[f"figures/{stem}.png"] = picture_of(chart, title)
+        spec = chart.to_dict()
+        save_chart(spec, path / "figures" / stem)
+        pictures[f"figures/{stem}.png"] = picture_of(spec, title)
     write_pages(path, _lines(name, settings, told, results), pictures)
 
 

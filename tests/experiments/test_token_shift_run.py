@@ -54,7 +54,7 @@ def tokens(folder: Path) -> pd.DataFrame:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn once, by `folder`; they take longer than what is measured."""
     for name in ("save_chart", *(n for n in figures.__all__ if n.startswith("chart_shift"))):
-        monkeypatch.setattr(figures, name, lambda *_: None)
+        monkeypatch.setattr(figures, name, lambda *_: SimpleNamespace(to_dict=dict))
     monkeypatch.setattr(writing, "picture_of", lambda *_: Picture("<svg/>", "<svg/>", ""))
 
 
