@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,14 @@ def opened(name: str) -> Model:
     """The model of that name. Streamlit lets one session open it while others wait."""
     from activations import open_model
 
-    return open_model(name)
+    gc.unfreeze()  # what an earlier model left
+    gc.collect()
+    model = open_model(name)
+    # Streamlit collects garbage after each run of a page, which holds up every thread. A model and
+    # what it is made with are half a million objects that stay: the longest part of a short reply.
+    gc.collect()
+    gc.freeze()
+    return model
 
 
 def begin(key: str, said: str, name: str, make: Callable[[Model], Job]) -> None:

@@ -5,6 +5,7 @@ Loaded by the first visitor's session instead, they would be most of what that v
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 
@@ -15,5 +16,9 @@ if __name__ == "__main__":
     for name in BEFORE:
         importlib.import_module(name)
     from streamlit.web.cli import main
+
+    # Streamlit collects garbage after each run of a page; it need not look through all of these.
+    gc.collect()
+    gc.freeze()
 
     sys.exit(main(prog_name="streamlit"))

@@ -23,6 +23,11 @@ QUICK = [
     "patch_pairs=1",
     "control_draws=1",
     "folds=3",
+    "add_scales=[0.6]",
+    "new_tokens=8",
+    "loss_groups=4",
+    "patch_positions=4",
+    "patch_layers=2",
 ]
 
 
