@@ -193,14 +193,14 @@ def at_once(port: int, count: int) -> None:
 def test_twenty_readers_at_once_each_get_their_page_and_leave_no_memory_behind(
     server: Server,
 ) -> None:
-    at_once(server.port, 1)
-    alone = server.megabytes()
-    at_once(server.port, 20)
-    first = server.megabytes()
-    time.sleep(1.5)  # the server forgets them
-    at_once(server.port, 20)
-    assert first - alone < 100  # 30 to 40 as measured
-    assert server.megabytes() - first < 20  # 2 to 7 as measured
+    held = []
+    for readers in (1, 20, 20, 20):
+        at_once(server.port, readers)
+        held.append(server.megabytes())
+        time.sleep(1.5)  # the server forgets them
+    alone, _, before, after = held
+    assert before - alone < 120  # 50 to 60 as measured
+    assert after - before < 20  # -6 to 5 as measured
     assert "Traceback" not in server.log.read_text()
 
 
