@@ -35,9 +35,11 @@ demo: $(READY)
 	@echo "Figures:   $(DEMO)/aligned/figures"
 	@echo "Explorer:  $(BIN)/isogloss explore $(DEMO)/aligned"
 
-# A process a core: every test keeps to one thread. Files stay whole, since their fixtures are dear.
+# A process a core: every test keeps to one thread. Files stay whole, since their fixtures are dear,
+# and in the order of tests/conftest.py, not the file of most tests first.
 test: $(READY)
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder
 
 notebooks: $(READY)
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
