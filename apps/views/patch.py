@@ -201,7 +201,9 @@ def _cell(job: Job, block: int | None, token: int | None, at: Cell | None) -> No
         f"Patched at block {depth} of {word.strip() or '␣'!r}, token {position} from the end "
         f"(`{site}`): the next token in three runs, with its probability and rank."
     )
-    st.dataframe(table, hide_index=True, key="words")
+    shares = [name for name in ("base", "source", "patched") if name in table]
+    short = {name: st.column_config.NumberColumn(format="%.3g") for name in shares}
+    st.dataframe(table, hide_index=True, key="words", column_config=short)
     numbers(table, "next_token", label="The same, to take along")
 
 
