@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec
 import pandas as pd
 import streamlit as st
 
-from apps.session import read_table
+from apps.session import read_table, state_of
 from experiments import figures
 
 P = ParamSpec("P")
@@ -35,8 +35,7 @@ def kept(
     **kwargs: P.kwargs,
 ) -> Drawn:
     """`make` of the table at that path, from before if the file has not changed since."""
-    told = table.stat()
-    return _made(str(table), told.st_mtime_ns, told.st_size, _name(make), args, kwargs, make)
+    return _made(state_of(table), _name(make), args, kwargs, make)
 
 
 def sized(figure: figures.Figure) -> figures.Figure:
@@ -50,13 +49,11 @@ def _name(make: Callable[..., Any]) -> str:
 
 @st.cache_resource(max_entries=200, show_spinner=False)
 def _made(
-    path: str,
-    changed_ns: int,
-    size: int,
+    state: tuple[str, int, int],
     name: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     _make: Callable[..., figures.Figure],
 ) -> Drawn:
-    figure = _make(read_table(Path(path)), *args, **kwargs)
+    figure = _make(read_table(Path(state[0])), *args, **kwargs)
     return Drawn(figure, sized(figure).to_dict())
