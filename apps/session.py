@@ -233,7 +233,7 @@ def opened() -> Opened:
 
 def sites_of(frame: pd.DataFrame, kind: str) -> dict[str, str]:
     """Site to label, of all sites or of one kind's."""
-    return figures.depths(figures.of_kind(frame, kind) if kind else frame)
+    return figures.depths(figures.of_kind(frame, kind))
 
 
 def take_click(key: str) -> None:

@@ -27,7 +27,7 @@ def main() -> None:
     sites = session.sites_of(opened.frame, opened.kind)
     for name in _PROBES:
         measure = f"{name}_probe_accuracy"
-        rows = _here(opened.frame, opened.kind)
+        rows = figures.of_kind(opened.frame, opened.kind)
         asked = (rows["measure"] == measure).any()
         if name == "behaviour" and not asked:
             continue
@@ -41,25 +41,20 @@ def main() -> None:
         table(rows, measure)
     st.fragment(_projection)(opened)
     show(kept(opened.table, _alike, opened.kind, theme()), "cka")
-    rows = _here(opened.frame, opened.kind)
+    rows = figures.of_kind(opened.frame, opened.kind)
     table(rows, "cka", "participation_ratio", "intrinsic_dimension", "anisotropy")
     show(kept(opened.table, figures.chart_reliability, theme()), "reliability")
     table(opened.frame, "reliability", "reliability_confidence", "calibration_error")
 
 
-def _here(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows at sites of the kind looked at."""
-    return figures.of_kind(frame, kind) if kind else frame
-
-
 def _curve(frame: pd.DataFrame, kind: str, *args: Any, **kwargs: Any) -> figures.Figure:
     """What is read at each depth, by sites of one kind."""
-    return figures.chart_probe_curve(_here(frame, kind), *args, **kwargs, pick="pick")
+    return figures.chart_probe_curve(figures.of_kind(frame, kind), *args, **kwargs, pick="pick")
 
 
 def _alike(frame: pd.DataFrame, kind: str, *args: Any) -> figures.Figure:
     """How alike the depths are, by sites of one kind."""
-    return figures.chart_cka(_here(frame, kind), *args)
+    return figures.chart_cka(figures.of_kind(frame, kind), *args)
 
 
 def _projection(opened: session.Opened) -> None:

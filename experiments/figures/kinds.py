@@ -21,11 +21,13 @@ def kinds_of(frame: pd.DataFrame) -> list[str]:
 
 
 def of_kind(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Rows at sites of one kind, and those that name no site.
+    """Rows at sites of one kind, and those that name no site; all rows where no kind is named.
 
     The embedding belongs to every kind that is the residual stream's. Rows between a site of this
     kind and one of another go, too.
     """
+    if not kind:
+        return frame
     sites = set(frame["site"]) - {""}
     others = {site for site in sites if not _is(site, kind)}
     return frame[~frame["site"].isin(others) & ~frame["reference"].isin(others)]

@@ -17,8 +17,7 @@ from experiments.figures.projection import joined, names_beside, picture_of
 _SYMBOLS = {"triangle-up": "triangle", "square": "rect"}
 _UNSEEN = {"animation": False, "silent": True, "tooltip": {"show": False}}
 _FONT = "Helvetica, Arial, sans-serif"
-#: Pixels; the plot is as large as that of `chart_projection`.
-#: Of the whole chart, in pixels.
+#: Of the whole chart, in pixels; the plot is as large as that of `chart_projection`.
 WIDTH = 760
 _PLOT_HEIGHT, _LEFT, _RIGHT, _LINE = 400, 70, 200, 16
 
