@@ -6,7 +6,7 @@ import io
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import pandas as pd
@@ -15,6 +15,9 @@ import streamlit as st
 from apps.charts import Drawn, sized
 from experiments import figures
 from experiments.differences import readable
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
 
 _FLUID = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 _KINDS: dict[Literal["svg", "pdf"], str] = {"svg": "image/svg+xml", "pdf": "application/pdf"}
@@ -124,6 +127,21 @@ def differences(found: pd.DataFrame, key: str, *, this: str, other: str, **headi
         "Each run's interval stands beside its figure. A difference has none of its own: the two "
         "runs may share their sentences, and then are not independent."
     )
+
+
+def whole_number(place: DeltaGenerator, label: str, most: int, **options: Any) -> int | None:
+    """A field for a number from 0 to `most` that the address holds; None while it is empty."""
+    # Of whole numbers Streamlit cannot read an address that says `inf`.
+    number = place.number_input(
+        label,
+        min_value=0.0,
+        max_value=float(most),
+        step=1.0,
+        format="%.0f",
+        bind="query-params",
+        **options,
+    )
+    return None if number is None else int(number)
 
 
 def share(python: str, cli: str) -> None:

@@ -11,7 +11,7 @@ import streamlit as st
 
 from apps import models, session
 from apps.background import Job
-from apps.showing import draw, numbers, share, show, theme
+from apps.showing import draw, numbers, share, show, theme, whole_number
 from experiments import figures
 from experiments.prompt_pair import changed_words, coarse_to_fine, pair_map, token_columns
 
@@ -95,23 +95,10 @@ def _choose_cell(*places: DeltaGenerator) -> tuple[int | None, int | None]:
         "cell_block": ("Cell: block", "Or click a cell of the map."),
         "cell_token": ("Cell: token from the end", "0 is the last. Or click a cell of the map."),
     }
-    told = [
-        # Of whole numbers Streamlit cannot read an address that says `inf`.
-        place.number_input(
-            label,
-            min_value=0.0,
-            max_value=9999.0,
-            value=None,
-            step=1.0,
-            format="%.0f",
-            key=key,
-            help=hint,
-            bind="query-params",
-            placeholder=_BEST,
-        )
+    block, token = (
+        whole_number(place, label, 9999, value=None, key=key, help=hint, placeholder=_BEST)
         for place, (key, (label, hint)) in zip(places, names.items(), strict=True)
-    ]
-    block, token = (None if number is None else int(number) for number in told)
+    )
     return block, token
 
 
@@ -146,10 +133,9 @@ def _map(job: Job, live: bool, at: Cell | None = None) -> None:
         st.button("Stop", on_click=job.stop, key="stop")
     elif job.stopped:
         st.caption(f"Stopped: {job.done} of {job.count} blocks are known.")
-    _aligned(job.about["tokens"])
-    cells = job.frame()
+    tokens, cells = job.about["tokens"], job.frame()
+    _aligned(tokens)
     labels = [str(i) for i in range(len(job.about["sites"]))]
-    tokens = job.about["tokens"]
     if live:
         chart = job.latest(
             len(cells), lambda: figures.chart_prompt_map(cells, tokens, labels, theme())

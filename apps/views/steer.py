@@ -9,7 +9,7 @@ import streamlit as st
 from apps import models, session, uploads
 from apps.background import Job
 from apps.charts import kept
-from apps.showing import draw, numbers, share, show, table, theme
+from apps.showing import draw, numbers, share, show, table, theme, whole_number
 from experiments import figures
 from experiments.inputs import Inputs, read_inputs
 from experiments.prompt_steering import find_direction, steerable, steered_replies
@@ -34,20 +34,7 @@ def main() -> None:
         return
     left, middle, right = st.columns(3)
     direction = left.selectbox("Direction", towards, key="towards", bind="query-params")
-    block = int(
-        # Of whole numbers Streamlit cannot read an address that says `inf`.
-        middle.number_input(
-            "Block",
-            min_value=0.0,
-            max_value=200.0,
-            value=1.0,
-            step=1.0,
-            format="%.0f",
-            key="block",
-            help="From 0.",
-            bind="query-params",
-        )
-    )
+    block = whole_number(middle, "Block", 200, value=1.0, key="block", help="From 0.") or 0
     strength = right.slider(
         "Strength (differences of means)", -3.0, 3.0, 1.0, 0.25, key="strength", bind="query-params"
     )
