@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -13,12 +12,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
+
+from ..experiments import made_results
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -48,15 +48,6 @@ PAGES = {
 IDLE = "[data-testid=stApp][data-test-script-state=notRunning]"
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-def _made() -> ModuleType:
-    path = ROOT / "tests" / "experiments" / "made_results.py"
-    spec = importlib.util.spec_from_file_location("made_results", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def wait(ready: Callable[[], Any], what: str, seconds: float = 20) -> Any:
@@ -150,12 +141,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     if browser is None or driver_path is None:
         pytest.skip("no Chromium with its chromedriver: apt-get install chromium chromium-driver")
     folder = tmp_path_factory.mktemp("browser")
-    results = _made().made_results()
+    results = made_results.made_results()
     run = folder / "runs" / "first"
     run.mkdir(parents=True)
     results.to_parquet(run / "results.parquet")
-    _made().made_points().to_parquet(run / "projection.parquet")
-    _made().made_axes().to_parquet(run / "projection_axes.parquet")
+    made_results.made_points().to_parquet(run / "projection.parquet")
+    made_results.made_axes().to_parquet(run / "projection_axes.parquet")
     (run / "config.toml").write_text('model = "made"\n')
     (run / "report.md").write_text("# made: a run\n\n## Findings\n\n- Found by hand.\n")
     # Neither program writes to the home or the temporary folder of whoever runs the tests.

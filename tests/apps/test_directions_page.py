@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -16,23 +14,16 @@ from streamlit.testing.v1 import AppTest
 from experiments import figures
 from experiments.differences import compare_results, readable
 
+from ..experiments import made_results
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "apps" / "explorer.py"
 MEASURES = ("direction_cosine", "direction_subspace_cosine")
 
 
-def _made() -> ModuleType:
-    path = ROOT / "tests" / "experiments" / "made_results.py"
-    spec = importlib.util.spec_from_file_location("made_results", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def before() -> pd.DataFrame:
-    return _made().made_results()
+    return made_results.made_results()
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -17,6 +15,8 @@ from streamlit.testing.v1 import AppTest
 
 from apps import launch
 from apps.background import Job
+
+from ..experiments import made_results
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "apps" / "explorer.py"
@@ -32,25 +32,16 @@ PAGES = {
 }
 
 
-def _made() -> ModuleType:
-    path = ROOT / "tests" / "experiments" / "made_results.py"
-    spec = importlib.util.spec_from_file_location("made_results", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def results() -> pd.DataFrame:
-    return _made().made_results()
+    return made_results.made_results()
 
 
 def make_run(run: Path, results: pd.DataFrame) -> None:
     run.mkdir(parents=True)
     results.to_parquet(run / "results.parquet")
-    _made().made_points().to_parquet(run / "projection.parquet")
-    _made().made_axes().to_parquet(run / "projection_axes.parquet")
+    made_results.made_points().to_parquet(run / "projection.parquet")
+    made_results.made_axes().to_parquet(run / "projection_axes.parquet")
     (run / "config.toml").write_text('model = "made"\n')
     (run / "report.md").write_text(
         "# made: where varieties lie\n\n## Findings\n\n- Found.\n\n## Figures\n\n"

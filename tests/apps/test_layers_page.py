@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -14,15 +13,10 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from ..experiments import made_results as made
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "apps" / "explorer.py"
-
-_SPEC = importlib.util.spec_from_file_location(
-    "made_results", ROOT / "tests" / "experiments" / "made_results.py"
-)
-assert _SPEC and _SPEC.loader
-made = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(made)
 
 SITE = made.SITES[4]
 VIEW = f"projection_{SITE.replace('.', '_')}_harmful_variety_1"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import sys
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import streamlit as st
@@ -20,18 +18,11 @@ from apps.rerun import DESK
 from apps.views import runs as page
 from experiments.registry import EXPERIMENTS
 
+from ..experiments import made_results
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "apps" / "explorer.py"
 TINY = {"model": "organism/base", "layers": [3], "pairs": 2, "positions": 2, "varieties": ["tarn"]}
-
-
-def _made() -> ModuleType:
-    path = ROOT / "tests" / "experiments" / "made_results.py"
-    spec = importlib.util.spec_from_file_location("made_results", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -40,7 +31,7 @@ def root(tmp_path: Path) -> Path:
     run = tmp_path / "runs" / "patch" / "first"
     run.mkdir(parents=True)
     EXPERIMENTS["patch"].settings(**TINY, corpus="").write(run / "config.toml")
-    _made().made_results().to_parquet(run / "results.parquet")
+    made_results.made_results().to_parquet(run / "results.parquet")
     (run / "report.md").write_text("# patch\n\n## Findings\n\n- Found.\n")
     return tmp_path / "runs"
 

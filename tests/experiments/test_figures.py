@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,7 @@ import vl_convert
 
 from experiments import figures
 
-_SPEC = importlib.util.spec_from_file_location(
-    "made_results", Path(__file__).with_name("made_results.py")
-)
-assert _SPEC and _SPEC.loader
-made_results = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(made_results)
+from . import made_results
 
 #: Charts of other frames than a run's results: points, prompts, a telemetry; or of one pair.
 _OWN_FRAMES = {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,7 @@ from experiments import figures
 from experiments.compare import geometry_findings
 from experiments.compare.projection import Projection
 
-_SPEC = importlib.util.spec_from_file_location(
-    "made_results", Path(__file__).with_name("made_results.py")
-)
-assert _SPEC and _SPEC.loader
-made_results = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(made_results)
+from . import made_results
 
 SITE = made_results.SITES[4]
 

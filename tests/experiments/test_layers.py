@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +14,7 @@ from experiments.compare.layer_findings import sentences
 from experiments.compare.layers import over_layers
 from experiments.results import as_frame
 
-_SPEC = importlib.util.spec_from_file_location(
-    "made_results", Path(__file__).with_name("made_results.py")
-)
-assert _SPEC and _SPEC.loader
-made_results = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(made_results)
+from . import made_results
 
 SITES = ["blocks.0.hook_resid_pre", *(f"blocks.{i}.hook_resid_post" for i in range(4))]
 N, D = 40, 20
