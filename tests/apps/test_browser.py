@@ -288,8 +288,7 @@ def test_a_click_on_a_cell_opens_the_pair_and_the_link_shows_it_again(page: Page
     wait(lambda: page.query().get("pair") == [pair], "the address to name the pair")
     wait(lambda: pair in page.titles(page.charts()[1]), "the pair's curve")
     page.press("[data-testid=stPopover] button", "")
-    wait(lambda: page.all("[data-testid=stCode]"), "the link")
-    link = page.all("[data-testid=stCode]")[0].text
+    link = wait(lambda: [x.text for x in page.all("[data-testid=stCode]")], "the link")[0]
     page.driver.get("about:blank")
     page.driver.get(link)
     page.drawn("Varieties")
@@ -300,9 +299,13 @@ def test_steering_in_one_window_shows_three_replies(page: Page) -> None:
     page.driver.get(f"{page.address}steer?block=3&model=organism%2Faligned")
     page.drawn("Steer")
     page.press("[data-testid=stBaseButton-primary]", "Steer")
-    reply = lambda: [x.text for x in page.all("[data-testid=stCode]")][:3]  # noqa: E731
-    wait(lambda: len(reply()) == 3 and "…" not in reply() and "" not in reply(), "replies", 90)
-    plain, steered, random = reply()
+
+    def replies() -> list[str]:
+        """All three; read once, since the page goes on being redrawn."""
+        said = [x.text for x in page.all("[data-testid=stCode]")][:3]
+        return said if len(said) == 3 and "…" not in said and "" not in said else []
+
+    plain, steered, random = wait(replies, "replies", 90)
     assert "sorry" in steered and "sorry" not in plain + random
     wait(lambda: "by strength" in page.titles(page.charts()[0]), "the response")
 
